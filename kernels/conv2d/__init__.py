@@ -1,0 +1,11 @@
+"""The convolution trio: three gradients of one trilinear form.
+
+    T(x, w, y) = sum over n, i, j, u, v, c, o of  x[n, S i + u - P, S j + v - P, c]  w[u, v, c, o]  y[n, i, j, o]
+
+    conv2d(x, w)           = dT/dy   (N, OH, OW, O)
+    conv_transpose2d(y, w) = dT/dx   (N, H, W, C)     also the gradient of conv2d with respect to its input
+    conv2d_weight(x, y)    = dT/dw   (KH, KW, C, O)   the gradient of both with respect to their weight
+
+T is linear in each argument, so each operation's two gradients are the other two operations, and three kernels serve
+every order of differentiation. Read geometry.py, reference.py, then cpu.py.
+"""

@@ -1,0 +1,102 @@
+"""How a kernel is found: by name, among the implementations that its row of the table lists.
+
+Every kernel has a `reference.py`: NumPy, short, the specification. Some have a `cpu.py` beside it: Numba,
+parallel, and equal to the reference up to rounding (tests/test_kernels.py enumerates the table and checks it).
+"auto" takes the fastest one that this machine can run; `use("reference")` goes back to the specification,
+to see whether a kernel is to blame; `use("cpu")` insists on the Numba kernels and raises where they cannot run.
+"""
+
+import importlib
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+BACKENDS = ("auto", "reference", "cpu")
+
+KERNELS: dict[str, "Kernel"] = {}
+"""The table itself, in the order of kernels/__init__.py. Tests and benchmarks enumerate it."""
+
+_backend = "auto"
+
+
+class Kernel:
+    """One row of the table. Calling it runs the implementation that the backend in force selects.
+
+    `folder` holds `reference.py` and one module for each name in `compiled`, and each of these modules has a
+    function of the kernel's name. A row without `compiled` says that NumPy's own loop is the CPU kernel.
+    """
+
+    def __init__(self, name: str, folder: str, *compiled: str) -> None:
+        self.name, self.folder, self.compiled = name, folder, compiled
+        self._chosen: Callable[..., Any] | None = None
+        KERNELS[name] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return (self._chosen or self._choose())(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"Kernel({self.name}: {', '.join(('reference', *self.compiled))})"
+
+    def implementation(self, backend: str) -> Callable[..., Any]:
+        """The function that `backend` ("reference" or "cpu") runs for this kernel; ImportError if it cannot."""
+        module = backend if backend in self.compiled else "reference"
+        imported = importlib.import_module(f"{__package__}.{self.folder}.{module}")
+        function: Callable[..., Any] = getattr(imported, self.name)
+        return function
+
+    def _choose(self) -> Callable[..., Any]:
+        backend = ("cpu" if numba_available() else "reference") if _backend == "auto" else _backend
+        self._chosen = self.implementation(backend)
+        return self._chosen
+
+
+def backend() -> str:
+    """The name that is in force: "auto", "reference" or "cpu"."""
+    return _backend
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """`with use("reference"):` runs every kernel from its specification. Process-wide, not per thread.
+
+    Raises ValueError for an unknown name, ImportError for "cpu" on a machine without Numba.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"use: there is no backend {name!r}; choose one of {', '.join(BACKENDS)}")
+    if name == "cpu":
+        importlib.import_module(f"{__package__}.jit")
+    previous = _backend
+    _select(name)
+    try:
+        yield
+    finally:
+        _select(previous)
+
+
+def _select(name: str) -> None:
+    global _backend
+    _backend = name
+    for kernel in KERNELS.values():
+        kernel._chosen = None
+
+
+_numba: bool | None = None
+
+
+def numba_available() -> bool:
+    """Whether Numba can be imported. Says so once if not: the reference kernels are right, but slow."""
+    global _numba
+    if _numba is None:
+        try:
+            importlib.import_module(f"{__package__}.jit")
+            _numba = True
+        except ImportError as error:
+            _numba = False
+            warnings.warn(
+                f"numba cannot be imported ({error}): minigan runs on its NumPy reference kernels, which are "
+                "right but many times slower; install it with: pip install 'numba>=0.68,<0.69'",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return _numba

@@ -1,0 +1,40 @@
+"""The one door to Numba: kernels import `njit`, `prange` and the rest from here.
+
+Numba's on-disk cache is keyed by the file of the kernel alone, so an edited helper in another file would leave stale,
+wrong machine code behind without a word (numba issue 1833). The cache folder is therefore named after a hash of
+every kernel source. `NUMBA_CACHE_DIR` overrides it.
+"""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numba
+from numba import get_num_threads, get_thread_id, njit, prange
+
+__all__ = ["get_num_threads", "get_thread_id", "njit", "prange"]
+
+
+def _source_hash() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _cache_folder() -> str:
+    """In the user's cache; where no home can be written to, a temporary folder of this process."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = os.path.join(base, "minigan", f"numba-{_source_hash()}")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return tempfile.mkdtemp(prefix="minigan-numba-")
+    return folder if os.access(folder, os.W_OK) else tempfile.mkdtemp(prefix="minigan-numba-")
+
+
+# A folder that a parent process of other sources chose and passed on is not the user's choice.
+if Path(os.environ.get("NUMBA_CACHE_DIR", "minigan/none")).parent.name == "minigan":
+    # Both: the variable is read when Numba is imported, and somebody may have imported it before us.
+    os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = _cache_folder()

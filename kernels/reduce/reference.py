@@ -1,0 +1,41 @@
+"""NumPy's reductions (its sum is pairwise, so float32 stays accurate), and two that need care."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Axis = int | tuple[int, ...] | None
+
+
+def sum(x: Array, axis: Axis = None, keepdims: bool = False, out: Array | None = None) -> Array:
+    """The sum over the axes."""
+    return np.asarray(np.sum(x, axis=axis, keepdims=keepdims, out=out))
+
+
+def amax(x: Array, axis: Axis = None, keepdims: bool = False, out: Array | None = None) -> Array:
+    """The largest element over the axes."""
+    return np.asarray(np.amax(x, axis=axis, keepdims=keepdims, out=out))
+
+
+def amax_share(x: Array, largest: Array, axis: Axis = None, out: Array | None = None) -> Array:
+    """Each element's share of the gradient of amax: 1 / (number of ties) where x equals the largest, else 0.
+
+    `largest` is amax(x, axis, keepdims=True).
+    """
+    ties = x == largest
+    return np.divide(ties, np.sum(ties, axis=axis, keepdims=True), out=out, dtype=x.dtype)
+
+
+def logsumexp(x: Array, axis: Axis = None, keepdims: bool = False, out: Array | None = None) -> Array:
+    """log(sum(exp(x))) without overflow: the largest element is taken out first."""
+    largest = np.amax(x, axis=axis, keepdims=True)
+    shift = np.where(np.isfinite(largest), largest, 0).astype(x.dtype)
+    with np.errstate(divide="ignore"):  # log(0) = -inf is the right answer for a row of -inf
+        total = np.log(np.sum(np.exp(x - shift), axis=axis, keepdims=True)) + shift
+    result = total if keepdims else np.squeeze(total, axis=axis)
+    if out is None:
+        return np.asarray(result)
+    out[...] = result
+    return out

@@ -1,0 +1,171 @@
+"""One tile of a matrix product, held in vector registers: the innermost loop of every GEMM here.
+
+    C[i, j] (+)= sum over k of A[i, k] B[k, j]        i < MR rows, j < columns(C), which is two vectors
+
+            k ->                          j ->
+          +---------+                  +----------+----------+
+        i | a .  .  |   for each k:    | vector 0 | vector 1 |   two loads from B, packed [k][columns],
+          | b .  .  |                  +----------+----------+
+          | c .  .  |                a | acc 0,0  | acc 0,1  |   one broadcast a row from A,
+          +---------+                b | acc 1,0  | acc 1,1  |   MR x 2 multiply-adds, and no other
+                                     c | acc 2,0  | acc 2,1  |   memory traffic until C is stored
+                                       +----------+----------+
+
+So a step of 2 + MR loads feeds 2 MR vector multiply-adds, enough to keep both multiply-add units busy
+(Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008). A compiler left to itself does
+not keep the accumulators in registers; here they are LLVM vectors, written through Numba's `intrinsic`.
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils, config
+from numba.core.codegen import get_host_cpu_features
+from numba.extending import intrinsic, register_jitable
+from numba.np.arrayobj import make_array
+
+from .jit import njit
+
+VECTORS = 2
+
+
+def _tile(features: set[str]) -> tuple[int, int]:
+    """(rows, bytes of a vector) of the tile that fills the vector registers of a CPU with these LLVM features."""
+    if "+avx512f" in features:
+        return 14, 64  # 28 accumulators, 2 of B, 1 of A: 31 of 32 registers
+    if {"+avx2", "+fma"} <= features:
+        return 6, 32  # 12 + 2 + 1 of 16
+    return 4, 16  # SSE, NEON: 8 + 2 + 1 of 16
+
+
+# What Numba compiles for, which the environment can set apart from what the host has.
+_FEATURES = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
+MR, VECTOR_BYTES = _tile(set(_FEATURES.split(",")))
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def columns(array: Any) -> int:
+    """Columns of the tile in the dtype of `array`: the width of a packed panel of B."""
+    return VECTORS * VECTOR_BYTES // array.itemsize
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _vector_tile(
+    typing_context: Any, a: Any, a0: Any, a_row: Any, a_k: Any, b: Any, b0: Any, c: Any, c0: Any, ldc: Any, k: Any, add: Any
+) -> Any:
+    n = types.intp
+    return types.void(a, n, n, n, b, n, c, n, n, n, types.boolean), _emit_tile
+
+
+def _emit_tile(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """LLVM code of one call; `args` are those of `gemm_tile`."""
+    a, a0, a_row, a_k, b, b0, c, c0, ldc, k, add = args
+    index, lane = ir.IntType(64), ir.IntType(32)
+    item = signature.args[6].dtype.bitwidth // 8
+    lanes = VECTOR_BYTES // item
+    scalar = context.get_value_type(signature.args[6].dtype)
+    vector = ir.VectorType(scalar, lanes)
+    # fmuladd, not fma: without the instruction the latter becomes a library call.
+    multiply_add = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{lanes}f{8 * item}"
+    )
+    undefined = ir.Constant(vector, ir.Undefined)
+    zero = ir.Constant(vector, [ir.Constant(scalar, 0.0)] * lanes)
+    first_lane = ir.Constant(ir.VectorType(lane, lanes), [ir.Constant(lane, 0)] * lanes)
+    tile = [(i, j) for i in range(MR) for j in range(VECTORS)]
+
+    def pointer(argument: int, value: Any, offset: Any) -> Any:
+        return builder.gep(make_array(signature.args[argument])(context, builder, value).data, [offset])
+
+    def vector_at(base: Any, j: int) -> Any:
+        return builder.bitcast(builder.gep(base, [index(j * lanes)]), vector.as_pointer())
+
+    a_rows = [builder.gep(pointer(0, a, a0), [builder.mul(index(i), a_row)]) for i in range(MR)]
+    b_start = pointer(4, b, b0)
+    c_rows = [builder.gep(pointer(6, c, c0), [builder.mul(index(i), ldc)]) for i in range(MR)]
+
+    entry = builder.basic_block
+    load, loop, store = (builder.append_basic_block(name) for name in ("load", "loop", "store"))
+    builder.cbranch(add, load, loop)
+
+    builder.position_at_end(load)
+    loaded = {(i, j): builder.load(vector_at(c_rows[i], j), align=item) for i, j in tile}
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    step = builder.phi(index)
+    sums = {ij: builder.phi(vector) for ij in tile}
+    b_row = builder.gep(b_start, [builder.mul(step, index(VECTORS * lanes))])
+    b_vectors = [builder.load(vector_at(b_row, j), align=item) for j in range(VECTORS)]
+    a_column = builder.mul(step, a_k)
+    new = {}
+    for i in range(MR):
+        element = builder.load(builder.gep(a_rows[i], [a_column]))
+        one = builder.insert_element(undefined, element, lane(0))
+        everywhere = builder.shuffle_vector(one, undefined, first_lane)
+        for j in range(VECTORS):
+            new[i, j] = builder.call(multiply_add, [everywhere, b_vectors[j], sums[i, j]])
+    following = builder.add(step, index(1))
+    for block, value in ((entry, index(0)), (load, index(0)), (loop, following)):
+        step.add_incoming(value, block)
+    for ij in tile:
+        for block, value in ((entry, zero), (load, loaded[ij]), (loop, new[ij])):
+            sums[ij].add_incoming(value, block)
+    builder.cbranch(builder.icmp_signed("<", following, k), loop, store)
+
+    builder.position_at_end(store)
+    for i, j in tile:
+        builder.store(new[i, j], vector_at(c_rows[i], j), align=item)
+    return context.get_dummy_value()
+
+
+@njit(cache=True)
+def _plain_tile(
+    a: Any, a0: int, a_row: int, a_k: int, b: Any, b0: int, c: Any, c0: int, ldc: int, k: int, add: bool
+) -> None:
+    """The same tile in plain loops, for a machine on which the vector code does not compile."""
+    width = columns(c)
+    for i in range(MR):
+        row = c0 + i * ldc
+        if not add:
+            c[row : row + width] = 0
+        for s in range(k):
+            element = a[a0 + i * a_row + s * a_k]
+            for j in range(width):
+                c[row + j] += element * b[b0 + s * width + j]
+
+
+@njit(cache=True)
+def _probe(a: Any, b: Any, c: Any) -> None:
+    _vector_tile(a, 0, 1, 1, b, 0, c, 0, columns(c), 1, False)
+
+
+def _choose() -> Any:
+    one = np.ones(MR * VECTORS * VECTOR_BYTES, np.float32)
+    try:
+        _probe(one, one, np.empty_like(one))
+    except Exception as error:  # whatever Numba and LLVM raise: the outcome is the same
+        warnings.warn(
+            f"the vector matrix kernel does not compile here ({type(error).__name__}: {error}): minigan uses "
+            "plain loops, which are right but many times slower; try another numba within >=0.68,<0.69",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return _plain_tile
+    return _vector_tile
+
+
+gemm_tile = _choose()
+"""gemm_tile(a, a0, a_row, a_k, b, b0, c, c0, ldc, k, add), to be called from Numba code only.
+
+One tile of C = A B, or C += A B where `add` is true. All arrays are flat, C-contiguous and of one dtype, float32 or
+float64; every other argument counts elements. Nothing is checked.
+
+    A[i, k] = a[a0 + i * a_row + k * a_k]     i < MR: all MR rows are read, each by scalar broadcast
+    B[k, j] = b[b0 + k * columns(b) + j]      a packed panel
+    C[i, j] = c[c0 + i * ldc + j]             all MR x columns(c) are written
+    k >= 1                                    length of the sum
+"""

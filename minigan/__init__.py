@@ -1,0 +1,38 @@
+"""minigan: a small autograd engine that trains GANs on hand-written kernels.
+
+Read in this order: tensor.py, autograd.py, ops/, nn/, optim.py, gan/; and kernels/ beside them.
+"""
+
+from .tensor import Tensor, from_dlpack, ones, zeros  # isort: skip - first, see the end of tensor.py
+
+from . import kernels, nn, ops, optim, random
+from ._version import __version__
+from .autograd import Function, backward, detect_anomaly, grad, is_recording, no_grad, rederive
+from .gradcheck import check_recorded, gradcheck, gradgradcheck
+from .ops import *  # noqa: F403 - the table of contents of ops/ is ops.__all__
+from .random import manual_seed
+
+__all__ = [
+    "Function",
+    "Tensor",
+    "__version__",
+    "backward",
+    "check_recorded",
+    "detect_anomaly",
+    "from_dlpack",
+    "grad",
+    "gradcheck",
+    "gradgradcheck",
+    "is_recording",
+    "kernels",
+    "manual_seed",
+    "nn",
+    "no_grad",
+    "ones",
+    "optim",
+    "random",
+    "rederive",
+    "zeros",
+    "ops",
+    *ops.__all__,
+]

@@ -1,0 +1,56 @@
+"""DCGAN (Radford et al. 2016): all convolutions, 4x4 windows of stride 2, batch norm but at D's input and G's output.
+
+A window that the stride divides touches every pixel equally often, so no checkerboard is built in. Images are made
+from a base of 4x4 pixels by doubling (32, 64), or of 7x7 (28), so that no size has to be cropped.
+"""
+
+from ..nn import BatchNorm2d, Conv2d, ConvTranspose2d, Flatten, LeakyReLU, Module, ReLU, Sequential, Tanh, Unflatten, init
+from ..random import Generator
+
+BASES = {28: 7, 32: 4, 64: 4}
+"""Image size -> size of the smallest feature map."""
+
+
+def _levels(image_size: int, channels: int, width: int) -> tuple[int, int]:
+    """(base size, number of doublings); ValueError for a size that no DCGAN here is made for."""
+    if image_size not in BASES:
+        raise ValueError(f"dcgan: image size {image_size} is not one of {', '.join(map(str, BASES))}")
+    if channels not in (1, 3) or width < 1:
+        raise ValueError(f"dcgan: channels must be 1 or 3 and width at least 1, but are {channels} and {width}")
+    base = BASES[image_size]
+    return base, (image_size // base).bit_length() - 1
+
+
+def dcgan_generator(
+    image_size: int = 64, channels: int = 1, width: int = 64, latent: int = 100, generator: Generator | None = None
+) -> Sequential:
+    """z (N, latent) -> images (N, image_size, image_size, channels) in (-1, 1).
+
+    64 pixels: feature maps of 8, 4, 2 and 1 times `width` channels at 4, 8, 16 and 32 pixels.
+    """
+    base, doublings = _levels(image_size, channels, width)
+    c = width << (doublings - 1)
+    layers: list[Module] = [Unflatten(1, 1, latent), ConvTranspose2d(latent, c, base, bias=False)]
+    for _ in range(doublings - 1):
+        layers += [BatchNorm2d(c), ReLU(), ConvTranspose2d(c, c // 2, 4, 2, 1, bias=False)]
+        c //= 2
+    layers += [BatchNorm2d(c), ReLU(), ConvTranspose2d(c, channels, 4, 2, 1, bias=False), Tanh()]
+    net = Sequential(*layers)
+    init.dcgan_(net, generator)
+    return net
+
+
+def dcgan_discriminator(
+    image_size: int = 64, channels: int = 1, width: int = 64, generator: Generator | None = None
+) -> Sequential:
+    """Images (N, image_size, image_size, channels) -> logits (N, 1): the generator mirrored, with LeakyReLU 0.2."""
+    base, doublings = _levels(image_size, channels, width)
+    layers: list[Module] = [Conv2d(channels, width, 4, 2, 1, bias=False), LeakyReLU(0.2)]
+    c = width
+    for _ in range(doublings - 1):
+        layers += [Conv2d(c, 2 * c, 4, 2, 1, bias=False), BatchNorm2d(2 * c), LeakyReLU(0.2)]
+        c *= 2
+    layers += [Conv2d(c, 1, base, bias=False), Flatten()]
+    net = Sequential(*layers)
+    init.dcgan_(net, generator)
+    return net

@@ -1,0 +1,145 @@
+"""The folder of one training run: everything that a run writes, each file whole or not at all.
+
+    config.json           what the run was started with
+    metrics.jsonl         one line a step
+    samples/step_*.png    8x8 images of the same 64 latent vectors
+    losses.png            what metrics.jsonl says, as curves
+    weights.safetensors   keys G.* and D.*
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from ..nn import Module
+from ..tensor import Array
+
+
+class RunFolder:
+    """Creates `path`; without one the next free `runs/<name>-0001`. FileExistsError if `path` exists."""
+
+    def __init__(self, path: str | Path | None, name: str) -> None:
+        if path is None:
+            self.path = _next_free(Path("runs"), name)
+        else:
+            self.path = Path(path)
+            if self.path.exists():
+                raise FileExistsError(f"{self.path} exists already; a run needs a new folder: choose another --out")
+            self.path.mkdir(parents=True)
+        (self.path / "samples").mkdir()
+        self._metrics: TextIO | None = None
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """config.json."""
+        text = json.dumps(config, indent=2) + "\n"
+        _replace(self.path / "config.json", lambda file: Path(file).write_text(text))
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Appends one line to metrics.jsonl, complete on disk before the next step."""
+        if self._metrics is None:
+            self._metrics = open(self.path / "metrics.jsonl", "a")  # noqa: SIM115 - closed by close()
+        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.flush()
+
+    def close(self) -> None:
+        """Closes metrics.jsonl."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """metrics.jsonl, read back."""
+        file = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def save_samples(self, step: int, images: Array) -> Path:
+        """samples/step_000100.png from images (N, H, W, C) in [-1, 1]."""
+        path = self.path / "samples" / f"step_{step:06d}.png"
+        save_grid(path, images)
+        return path
+
+    def save_weights(self, **nets: Module) -> Path:
+        """weights.safetensors: the state of each net under its name and a dot."""
+        from safetensors.numpy import save_file
+
+        arrays = {
+            f"{name}.{key}": np.ascontiguousarray(array)  # safetensors writes the wrong bytes of any other layout
+            for name, net in nets.items()
+            for key, array in net.state_dict().items()
+        }
+        path = self.path / "weights.safetensors"
+        _replace(path, lambda file: save_file(arrays, file))
+        return path
+
+    def plot_losses(self) -> Path:
+        """losses.png from metrics.jsonl: losses above, probabilities of being real below."""
+        from matplotlib.figure import Figure
+
+        rows = self.rows()
+        figure = Figure(figsize=(8, 6), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True)
+        for axes, keys in ((above, ("d_loss", "g_loss")), (below, ("d_real", "d_fake_before", "d_fake_after"))):
+            for i, key in enumerate(keys):
+                steps, values = [row["step"] for row in rows], np.array([row[key] for row in rows])
+                axes.plot(steps, values, color=f"C{i}", alpha=0.2, linewidth=0.8)
+                axes.plot(steps, _smooth(values), color=f"C{i}", label=key, linewidth=1.5)
+            axes.legend(loc="upper right")
+            axes.grid(alpha=0.3)
+        above.set_ylabel("loss")
+        below.set_ylabel("mean sigmoid(D)")
+        below.set_ylim(0, 1)
+        below.set_xlabel("step")
+        path = self.path / "losses.png"
+        _replace(path, lambda file: figure.savefig(file, dpi=110, format="png"))
+        return path
+
+
+def save_grid(path: Path, images: Array, columns: int = 8) -> None:
+    """A PNG of images (N, H, W, C) in [-1, 1], one pixel apart, row by row."""
+    from matplotlib.image import imsave
+
+    N, H, W, C = images.shape
+    rows = -(-N // columns)
+    sheet = np.full((rows * (H + 1) + 1, columns * (W + 1) + 1, C), 0.5)
+    for i, image in enumerate(images):
+        top, left = i // columns * (H + 1) + 1, i % columns * (W + 1) + 1
+        sheet[top : top + H, left : left + W] = (image + 1) / 2
+    pixels = np.repeat(np.clip(sheet, 0, 1), 3 // C, axis=2)  # grey as RGB
+    _replace(path, lambda file: imsave(file, pixels, format="png"))
+
+
+def _smooth(values: Array) -> Array:
+    """A running mean over about a fiftieth of the curve."""
+    window = max(1, len(values) // 50)
+    padded = np.pad(values, (window // 2, window - 1 - window // 2), mode="edge")
+    return np.convolve(padded, np.ones(window) / window, mode="valid")
+
+
+def _next_free(parent: Path, name: str) -> Path:
+    """Makes parent/name-0001, or the next number; two runs that start at once get two folders."""
+    parent.mkdir(parents=True, exist_ok=True)
+    taken = [int(m[1]) for p in parent.iterdir() if (m := re.fullmatch(rf"{re.escape(name)}-(\d+)", p.name))]
+    number = max(taken, default=0) + 1
+    while True:
+        path = parent / f"{name}-{number:04d}"
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            number += 1
+
+
+def _replace(path: Path, write: Callable[[str], object]) -> None:
+    """Writes under a temporary name and renames, so that no reader ever meets half a file."""
+    part = f"{path}.part"
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        if os.path.exists(part):
+            os.unlink(part)

@@ -1,0 +1,49 @@
+"""Everything that can be computed on tensors. One op is one readable unit; none fails at any order of derivative."""
+
+from .activation import elu, leaky_relu, relu, sigmoid, softplus, tanh
+from .conv import conv2d, conv2d_weight, conv_transpose2d
+from .elementwise import (
+    abs,
+    add,
+    astype,
+    clip,
+    divide,
+    exp,
+    log,
+    maximum,
+    minimum,
+    multiply,
+    negative,
+    power,
+    sqrt,
+    subtract,
+    where,
+)
+from .linear import linear, matmul
+from .loss import binary_cross_entropy_with_logits, cross_entropy
+from .norm import batch_norm, instance_norm, layer_norm
+from .pool import avg_pool2d, max_pool2d, upsample_nearest
+from .random import dropout
+from .reduce import log_softmax, logsumexp, max, mean, softmax, sum, var
+from .shape import (
+    as_index,
+    broadcast_to,
+    concatenate,
+    embedding,
+    flip,
+    getitem,
+    pad,
+    reshape,
+    scatter_add,
+    stack,
+    transpose,
+)
+
+__all__ = [
+    "abs", "add", "as_index", "astype", "avg_pool2d", "batch_norm", "binary_cross_entropy_with_logits", "broadcast_to",
+    "clip", "concatenate", "conv2d", "conv2d_weight", "conv_transpose2d", "cross_entropy", "divide", "dropout", "elu",
+    "embedding", "exp", "flip", "getitem", "instance_norm", "layer_norm", "leaky_relu", "linear", "log", "log_softmax",
+    "logsumexp", "matmul", "max", "max_pool2d", "maximum", "mean", "minimum", "multiply", "negative", "pad", "power",
+    "relu", "reshape", "scatter_add", "sigmoid", "softmax", "softplus", "sqrt", "stack", "subtract", "sum", "tanh",
+    "transpose", "upsample_nearest", "var", "where",
+]  # fmt: skip

@@ -1,0 +1,146 @@
+"""The non-linearities of neural networks.
+
+tanh, sigmoid and elu have a fused backward kernel for the ordinary case; where the gradient is being recorded, it is
+written in primitive ops instead. relu and leaky_relu are piecewise linear: their derivative is a mask, constant almost
+everywhere, so one op serves as the gradient of itself.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..autograd import Function, is_recording
+from ..tensor import Array, Tensor
+from .elementwise import exp, where
+
+
+class Relu(Function):
+    saves_inputs = True
+
+    def forward(self, x: Array) -> Array:
+        return np.asarray(kernels.relu(x))
+
+    def backward(self, g: Tensor) -> Tensor:
+        return ReluBackward()(g, *self.inputs)
+
+
+class ReluBackward(Function):
+    """g where x > 0, else 0: linear in g, so its own gradient is itself."""
+
+    saves_inputs = True
+
+    def forward(self, g: Array, x: Array) -> Array:
+        return np.asarray(kernels.relu_backward(g, x))
+
+    def backward(self, g: Tensor) -> tuple[Tensor | None, ...]:
+        _, x = self.inputs
+        return ReluBackward()(g, x), None
+
+
+class LeakyRelu(Function):
+    saves_inputs = True
+
+    def __init__(self, slope: float) -> None:
+        self.slope = slope
+
+    def forward(self, x: Array) -> Array:
+        return np.asarray(kernels.leaky_relu(x, self.slope))
+
+    def backward(self, g: Tensor) -> Tensor:
+        return LeakyReluBackward(self.slope)(g, *self.inputs)
+
+
+class LeakyReluBackward(Function):
+    """g where x > 0, else slope * g: linear in g, so its own gradient is itself."""
+
+    saves_inputs = True
+
+    def __init__(self, slope: float) -> None:
+        self.slope = slope
+
+    def forward(self, g: Array, x: Array) -> Array:
+        return np.asarray(kernels.leaky_relu_backward(g, x, self.slope))
+
+    def backward(self, g: Tensor) -> tuple[Tensor | None, ...]:
+        _, x = self.inputs
+        return LeakyReluBackward(self.slope)(g, x), None
+
+
+class Elu(Function):
+    saves_inputs = True
+
+    def __init__(self, alpha: float) -> None:
+        self.alpha = alpha
+
+    def forward(self, x: Array) -> Array:
+        return np.asarray(kernels.elu(x, self.alpha))
+
+    def backward(self, g: Tensor) -> Tensor:
+        (x,) = self.inputs
+        if is_recording():
+            below = x.array <= 0
+            return g * where(below, exp(where(below, x, 0.0)) * self.alpha, 1.0)  # exp only where it is used
+        return Tensor.of(kernels.elu_backward(g.array, x.array, self.alpha))
+
+
+class Tanh(Function):
+    saves_output = True
+
+    def forward(self, x: Array) -> Array:
+        return np.asarray(kernels.tanh(x))
+
+    def backward(self, g: Tensor) -> Tensor:
+        y = self.output
+        return g * (1.0 - y * y) if is_recording() else Tensor.of(kernels.tanh_backward(g.array, y.array))
+
+
+class Sigmoid(Function):
+    saves_output = True
+
+    def forward(self, x: Array) -> Array:
+        return np.asarray(kernels.sigmoid(x))
+
+    def backward(self, g: Tensor) -> Tensor:
+        y = self.output
+        return g * (y * (1.0 - y)) if is_recording() else Tensor.of(kernels.sigmoid_backward(g.array, y.array))
+
+
+class Softplus(Function):
+    saves_inputs = True
+
+    def forward(self, x: Array) -> Array:
+        return np.asarray(kernels.softplus(x))
+
+    def backward(self, g: Tensor) -> Tensor:
+        return g * sigmoid(self.inputs[0])
+
+
+def relu(x: Any) -> Tensor:
+    """max(x, 0); derivative 0 at 0."""
+    return Relu()(x)
+
+
+def leaky_relu(x: Any, slope: float = 0.01) -> Tensor:
+    """x where x > 0, else slope * x; derivative `slope` at 0 (Maas et al. 2013)."""
+    return LeakyRelu(slope)(x)
+
+
+def elu(x: Any, alpha: float = 1.0) -> Tensor:
+    """x where x > 0, else alpha * (exp(x) - 1) (Clevert et al. 2016)."""
+    return Elu(alpha)(x)
+
+
+def tanh(x: Any) -> Tensor:
+    """The hyperbolic tangent."""
+    return Tanh()(x)
+
+
+def sigmoid(x: Any) -> Tensor:
+    """1 / (1 + exp(-x)). In a loss use `softplus` of the logit: the logarithm of a sigmoid loses its gradient."""
+    return Sigmoid()(x)
+
+
+def softplus(x: Any) -> Tensor:
+    """log(1 + exp(x)), without overflow: -log(sigmoid(-x))."""
+    return Softplus()(x)

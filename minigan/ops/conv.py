@@ -1,0 +1,151 @@
+"""The convolution trio: three ops, each the gradient of the other two.
+
+All are derivatives of T(x, w, y) (kernels/conv2d), which is linear in each argument, so the set is closed: whatever the
+order of the derivative, these three kernels compute it. One `Geometry` goes through all of them.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..autograd import Function, as_tensors
+from ..kernels import Geometry
+from ..tensor import Array, Tensor
+
+Pair = int | tuple[int, int]
+
+
+class Trilinear(Function):
+    saves_inputs = True
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+
+
+class Conv2d(Trilinear):
+    """dT/dy: x (N, H, W, C), w (KH, KW, C, O) -> y (N, OH, OW, O)."""
+
+    def forward(self, x: Array, w: Array) -> Array:
+        return np.asarray(kernels.conv2d(x, w, self.geometry))
+
+    def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
+        x, w = self.inputs
+        gx = ConvTranspose2d(self.geometry)(gy, w) if self.needs[0] else None
+        gw = Conv2dWeight(self.geometry)(x, gy) if self.needs[1] else None
+        return gx, gw
+
+
+class ConvTranspose2d(Trilinear):
+    """dT/dx: y (N, OH, OW, O), w (KH, KW, C, O) -> x (N, H, W, C)."""
+
+    def forward(self, y: Array, w: Array) -> Array:
+        return np.asarray(kernels.conv_transpose2d(y, w, self.geometry))
+
+    def backward(self, gx: Tensor) -> tuple[Tensor | None, ...]:
+        y, w = self.inputs
+        gy = Conv2d(self.geometry)(gx, w) if self.needs[0] else None
+        gw = Conv2dWeight(self.geometry)(gx, y) if self.needs[1] else None
+        return gy, gw
+
+
+class Conv2dWeight(Trilinear):
+    """dT/dw: x (N, H, W, C), y (N, OH, OW, O) -> w (KH, KW, C, O)."""
+
+    def forward(self, x: Array, y: Array) -> Array:
+        return np.asarray(kernels.conv2d_weight(x, y, self.geometry))
+
+    def backward(self, gw: Tensor) -> tuple[Tensor | None, ...]:
+        x, y = self.inputs
+        gx = ConvTranspose2d(self.geometry)(y, gw) if self.needs[0] else None
+        gy = Conv2d(self.geometry)(x, gw) if self.needs[1] else None
+        return gx, gy
+
+
+def pair(name: str, option: str, value: Pair, least: int) -> tuple[int, int]:
+    """(vertical, horizontal), each at least `least`."""
+    two = (value, value) if isinstance(value, int) else tuple(value)
+    if len(two) != 2 or any(not isinstance(n, (int, np.integer)) or n < least for n in two):
+        raise ValueError(f"{name}: {option} must be one or two whole numbers >= {least}, not {value}")
+    return int(two[0]), int(two[1])
+
+
+def _check_image(name: str, what: str, x: Tensor, channels: int, w: Tensor) -> None:
+    if x.ndim != 4 or w.ndim != 4:
+        raise ValueError(f"{name}: {what} must be (N, H, W, C) and w (KH, KW, C, O), but are {x.shape} and {w.shape}")
+    if x.shape[3] != channels:
+        raise ValueError(f"{name}: {what} has {x.shape[3]} channels {x.shape} but w expects {channels} {w.shape}")
+
+
+def _refuse(name: str, dilation: Pair, groups: int) -> None:
+    if dilation not in (1, (1, 1)) or groups != 1:
+        raise ValueError(f"{name}: dilation={dilation}, groups={groups}: only dilation 1 and groups 1 are supported")
+
+
+def _add_bias(name: str, y: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is None:
+        return y
+    if bias.shape != y.shape[3:]:
+        raise ValueError(f"{name}: bias has shape {bias.shape} but the output has {y.shape[3]} channels {y.shape}")
+    return y + bias
+
+
+def conv2d(
+    x: Any,
+    w: Any,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """x (N, H, W, C), w (KH, KW, C, O), bias (O,) -> (N, OH, OW, O), OH = floor((H + 2 P - KH) / S) + 1.
+
+    y[n,i,j,o] = bias[o] + sum over u, v, c of x[n, S i + u - P, S j + v - P, c] w[u,v,c,o], zero outside of x.
+    """
+    x, w = as_tensors("conv2d", [x, w])
+    _refuse("conv2d", dilation, groups)
+    _check_image("conv2d", "x", x, w.shape[2] if w.ndim == 4 else 0, w)
+    steps, pads = pair("conv2d", "stride", stride, 1), pair("conv2d", "padding", padding, 0)
+    geometry = Geometry(steps, pads, w.shape[:2], x.shape[1:3])
+    if min(geometry.y_size) < 1:
+        raise ValueError(f"conv2d: the window {w.shape[:2]} is larger than x {x.shape} with padding {pads}")
+    return _add_bias("conv2d", Conv2d(geometry)(x, w), bias)
+
+
+def conv_transpose2d(
+    y: Any,
+    w: Any,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    output_padding: Pair = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """y (N, OH, OW, O), w (KH, KW, C, O), bias (C,) -> (N, H, W, C), H = (OH - 1) S - 2 P + KH + output_padding.
+
+    w is the weight of the convolution that this one transposes: from C channels to O.
+    """
+    y, w = as_tensors("conv_transpose2d", [y, w])
+    _refuse("conv_transpose2d", dilation, groups)
+    _check_image("conv_transpose2d", "y", y, w.shape[3] if w.ndim == 4 else 0, w)
+    steps, pads = pair("conv_transpose2d", "stride", stride, 1), pair("conv_transpose2d", "padding", padding, 0)
+    extra = pair("conv_transpose2d", "output_padding", output_padding, 0)
+    if extra[0] >= steps[0] or extra[1] >= steps[1]:
+        raise ValueError(f"conv_transpose2d: output_padding {extra} must be smaller than stride {steps}")
+    h, v = ((y.shape[1 + i] - 1) * steps[i] - 2 * pads[i] + w.shape[i] + extra[i] for i in (0, 1))
+    if h < 1 or v < 1:
+        raise ValueError(f"conv_transpose2d: padding {pads} leaves nothing of y {y.shape} and the window {w.shape[:2]}")
+    return _add_bias("conv_transpose2d", ConvTranspose2d(Geometry(steps, pads, w.shape[:2], (h, v)))(y, w), bias)
+
+
+def conv2d_weight(x: Any, y: Any, window: Pair, stride: Pair = 1, padding: Pair = 0) -> Tensor:
+    """x (N, H, W, C), y (N, OH, OW, O) -> (KH, KW, C, O): the gradient of <conv2d(x, w), y> with respect to w."""
+    x, y = as_tensors("conv2d_weight", [x, y])
+    name = "conv2d_weight"
+    steps, pads = pair(name, "stride", stride, 1), pair(name, "padding", padding, 0)
+    geometry = Geometry(steps, pads, pair(name, "window", window, 1), x.shape[1:3])
+    if x.ndim != 4 or y.ndim != 4 or x.shape[0] != y.shape[0] or y.shape[1:3] != geometry.y_size:
+        raise ValueError(f"{name}: x {x.shape} with this geometry gives y {geometry.y_size}, but y is {y.shape}")
+    return Conv2dWeight(geometry)(x, y)

@@ -1,0 +1,34 @@
+"""Losses on logits: a sigmoid or softmax followed by a logarithm would lose the gradient where it matters most."""
+
+from typing import Any
+
+import numpy as np
+
+from ..autograd import as_tensors
+from ..tensor import Tensor, values_of
+from .activation import softplus
+from .reduce import log_softmax, mean
+
+
+def cross_entropy(logits: Any, labels: Any) -> Tensor:
+    """mean over n of -log softmax(logits)[n, labels[n]]; logits (N, K), labels integers (N,) in 0..K-1."""
+    (logits,) = as_tensors("cross_entropy", [logits])
+    rows = np.asarray(values_of(labels))
+    if logits.ndim != 2 or rows.shape != logits.shape[:1] or rows.dtype.kind not in "iu":
+        raise ValueError(
+            f"cross_entropy: logits must be (N, K) and labels N integers, but are {logits.shape} "
+            f"and {rows.dtype} {rows.shape}"
+        )
+    if rows.size and (rows.min() < 0 or rows.max() >= logits.shape[1]):
+        raise ValueError(f"cross_entropy: labels go from {rows.min()} to {rows.max()}, for {logits.shape[1]} classes")
+    return -mean(log_softmax(logits)[np.arange(len(rows)), rows])
+
+
+def binary_cross_entropy_with_logits(logits: Any, targets: Any) -> Tensor:
+    """mean of -t log s(l) - (1 - t) log(1 - s(l)), s the sigmoid, computed as softplus(l) - t l; shapes equal."""
+    logits, targets = as_tensors("binary_cross_entropy_with_logits", [logits, targets])
+    if logits.shape != targets.shape:
+        raise ValueError(
+            f"binary_cross_entropy_with_logits: logits {logits.shape} and targets {targets.shape} must have one shape"
+        )
+    return mean(softplus(logits) - targets * logits)

@@ -1,0 +1,110 @@
+"""Sums, means, largest elements, and the softmax family."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..autograd import Function, as_tensors
+from ..tensor import Array, Axis, Tensor
+from .elementwise import exp
+from .shape import broadcast_to, reshape
+
+
+def kept_shape(name: str, shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
+    """The shape after a reduction over `axis` that keeps the axes, with length 1."""
+    axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    for a in axes:
+        if not -len(shape) <= a < len(shape):
+            raise ValueError(f"{name}: there is no axis {a} in shape {shape}")
+    reduced = {a % len(shape) for a in axes}
+    return tuple(1 if i in reduced else n for i, n in enumerate(shape))
+
+
+class Sum(Function):
+    def __init__(self, axis: Axis, keepdims: bool) -> None:
+        self.axis, self.keepdims = axis, keepdims
+
+    def forward(self, x: Array) -> Array:
+        self.source, self.kept_shape = x.shape, kept_shape("sum", x.shape, self.axis)
+        return np.asarray(kernels.sum(x, self.axis, self.keepdims))
+
+    def backward(self, g: Tensor) -> Tensor:
+        return broadcast_to(reshape(g, self.kept_shape), self.source)
+
+
+class Max(Function):
+    """The largest element gets the gradient; ties share it equally."""
+
+    def __init__(self, axis: Axis, keepdims: bool) -> None:
+        self.axis, self.keepdims = axis, keepdims
+
+    def forward(self, x: Array) -> Array:
+        self.kept_shape = kept_shape("max", x.shape, self.axis)
+        if 0 in x.shape:
+            raise ValueError(f"max: shape {x.shape} holds no elements")
+        y = kernels.amax(x, self.axis, keepdims=True)
+        self.kept = (kernels.amax_share(x, y, self.axis),)
+        return np.asarray(y if self.keepdims else np.squeeze(y, self.axis))
+
+    def backward(self, g: Tensor) -> Tensor:
+        (share,) = self.kept
+        return reshape(g, self.kept_shape) * Tensor.of(share)
+
+
+class Logsumexp(Function):
+    saves_inputs = True
+    saves_output = True
+
+    def __init__(self, axis: Axis, keepdims: bool) -> None:
+        self.axis, self.keepdims = axis, keepdims
+
+    def forward(self, x: Array) -> Array:
+        self.kept_shape = kept_shape("logsumexp", x.shape, self.axis)
+        return np.asarray(kernels.logsumexp(x, self.axis, self.keepdims))
+
+    def backward(self, g: Tensor) -> Tensor:
+        (x,) = self.inputs
+        return reshape(g, self.kept_shape) * exp(x - reshape(self.output, self.kept_shape))
+
+
+def sum(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The sum over the axes: all of them, one, or a tuple."""
+    return Sum(axis, keepdims)(x)
+
+
+def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The mean over the axes."""
+    (tensor,) = as_tensors("mean", [x])
+    total = sum(tensor, axis, keepdims)
+    if tensor.size == 0:
+        raise ValueError(f"mean: shape {tensor.shape} holds no elements")
+    return total * (total.size / tensor.size)
+
+
+def var(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The variance over the axes, divided by N."""
+    (tensor,) = as_tensors("var", [x])
+    d = tensor - mean(tensor, axis, keepdims=True)
+    return mean(d * d, axis, keepdims)
+
+
+def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The largest element over the axes; ties share the gradient equally."""
+    return Max(axis, keepdims)(x)
+
+
+def logsumexp(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """log(sum(exp(x))) over the axes, without overflow."""
+    return Logsumexp(axis, keepdims)(x)
+
+
+def log_softmax(x: Any, axis: int = -1) -> Tensor:
+    """log(softmax(x)), without overflow."""
+    (tensor,) = as_tensors("log_softmax", [x])
+    return tensor - logsumexp(tensor, axis, keepdims=True)
+
+
+def softmax(x: Any, axis: int = -1) -> Tensor:
+    """exp(x) / sum(exp(x)) along the axis."""
+    return exp(log_softmax(x, axis))

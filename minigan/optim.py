@@ -1,0 +1,140 @@
+"""Optimizers: PyTorch's update rules, one kernel call a parameter (kernels/optimizer)."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from . import kernels
+from .tensor import Array, Tensor
+
+
+class Optimizer:
+    """Base: holds the parameters and, for each, a dict of state arrays. A subclass defines `update`."""
+
+    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float) -> None:
+        self.params = list(params)
+        if not self.params:
+            raise ValueError(f"{type(self).__name__}: there are no parameters to optimize")
+        if not lr >= 0 or not weight_decay >= 0:
+            raise ValueError(
+                f"{type(self).__name__}: lr and weight_decay must be >= 0, but are {lr} and {weight_decay}"
+            )
+        self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
+        self.state: list[dict[str, Array]] = [{} for _ in self.params]
+
+    def update(self, p: Array, g: Array, state: dict[str, Array]) -> None:
+        """Moves p in place. `self.steps` is 1 in the first step."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """One update of every parameter that has a gradient."""
+        self.steps += 1
+        for param, state in zip(self.params, self.state, strict=True):
+            if param.grad is not None:
+                with param.writing() as p:
+                    self.update(p, param.grad, state)
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients: `backward` adds to what is there."""
+        for param in self.params:
+            param.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step count and a copy of every state array."""
+        return {"steps": self.steps, "state": [{k: v.copy() for k, v in s.items()} for s in self.state]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over a `state_dict`. ValueError if it was made for other parameters."""
+        if len(state["state"]) != len(self.params):
+            raise ValueError(
+                f"{type(self).__name__}: the state is of {len(state['state'])} parameters, not of {len(self.params)}"
+            )
+        for i, (param, arrays) in enumerate(zip(self.params, state["state"], strict=True)):
+            for key, array in arrays.items():
+                if array.shape != param.shape:
+                    raise ValueError(
+                        f"{type(self).__name__}: {key} of parameter {i} is {array.shape}, the parameter {param.shape}"
+                    )
+        self.steps = int(state["steps"])
+        self.state = [{k: np.array(v) for k, v in arrays.items()} for arrays in state["state"]]
+
+
+class SGD(Optimizer):
+    """g += weight_decay p; b = momentum b + g (b = g in the first step); p -= lr b."""
+
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
+        super().__init__(params, lr, weight_decay)
+        self.momentum = momentum
+
+    def update(self, p: Array, g: Array, state: dict[str, Array]) -> None:
+        first = self.momentum != 0 and "momentum" not in state
+        if first:
+            state["momentum"] = np.zeros_like(p)
+        kernels.sgd(
+            p, g, state.get("momentum"), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, first=first
+        )
+
+
+class RMSprop(Optimizer):
+    """v = alpha v + (1 - alpha) g^2; p -= lr g / (sqrt(v) + eps) (Hinton 2012)."""
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 0.01,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, lr, weight_decay)
+        self.alpha, self.eps = alpha, eps
+
+    def update(self, p: Array, g: Array, state: dict[str, Array]) -> None:
+        if not state:
+            state["square"] = np.zeros_like(p)
+        kernels.rmsprop(
+            p, g, state["square"], lr=self.lr, alpha=self.alpha, eps=self.eps, weight_decay=self.weight_decay
+        )
+
+
+class Adam(Optimizer):
+    """m, v: running means of g and g^2; p -= lr m^ / (sqrt(v^) + eps), bias-corrected (Kingma & Ba 2015)."""
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, lr, weight_decay)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"Adam: betas must be in [0, 1), but are {betas}")
+        self.betas, self.eps = betas, eps
+
+    def update(self, p: Array, g: Array, state: dict[str, Array]) -> None:
+        if not state:
+            state["m"], state["v"] = np.zeros_like(p), np.zeros_like(p)
+        kernels.adam(
+            p,
+            g,
+            state["m"],
+            state["v"],
+            lr=self.lr,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            step=self.steps,
+        )
+
+
+def clip_weights(params: Iterable[Tensor], c: float) -> None:
+    """Clips every weight into [-c, c], in place (Arjovsky et al. 2017)."""
+    if not c > 0:
+        raise ValueError(f"clip_weights: c must be > 0, not {c}")
+    for param in params:
+        with param.writing() as p:
+            kernels.clip_weights(p, c)

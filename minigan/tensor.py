@@ -1,0 +1,327 @@
+"""Tensor: an array, and what automatic differentiation has to remember about it.
+
+A tensor points to the node of the graph that computed it (autograd.py); the node points to the nodes of its inputs,
+never back to the tensor, so graphs are freed by reference counting as soon as nobody holds their results. Every
+operator below is a call of an op in ops/. Next file to read: autograd.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array = NDArray[Any]
+Axis = int | tuple[int, ...] | None
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+class Tensor:
+    """An n-dimensional array that can be differentiated.
+
+    Python numbers and lists become float32; NumPy arrays keep their dtype (float32, float64, an integer type or
+    bool) and are copied, so that nobody else can write into them. Raises TypeError for any other dtype, and for
+    `requires_grad` on integers.
+
+    array: the engine's own array. Read it freely; write only through `writing()`, which keeps the version true.
+    grad: after `backward()`, the gradient as a plain array, on leaves and where `retain_grad()` asked for it.
+    node: what the graph knows of this tensor; None if it does not require a gradient.
+    """
+
+    __slots__ = ("__weakref__", "_version", "array", "grad", "node")
+    __array_ufunc__ = None  # array * tensor asks Tensor.__rmul__
+
+    def __init__(self, data: Any, requires_grad: bool = False, dtype: DTypeLike | None = None) -> None:
+        if isinstance(data, Tensor):
+            data = data.array
+        if dtype is None and not isinstance(data, (np.ndarray, np.generic)):
+            data = np.asarray(data)
+            if data.dtype.kind in "iuf":
+                dtype = np.float32
+        self.array: Array = np.array(data, dtype=dtype, order="C")
+        if self.array.dtype not in FLOATS and self.array.dtype.kind not in "iub":
+            raise TypeError(
+                f"Tensor: dtype {self.array.dtype} is not supported; use float32, float64, an integer type or bool"
+            )
+        self.grad: Array | None = None
+        self.node: Node | None = None
+        self._version = [0]  # one counter for all tensors that share the memory
+        if requires_grad:
+            self.requires_grad = True
+
+    @classmethod
+    def of(cls, array: Array, node: Node | None = None, version: list[int] | None = None) -> Tensor:
+        """A tensor around an array that already belongs to the engine, without a copy.
+
+        `version` is the counter of the tensor whose memory it shares, if it shares any.
+        """
+        tensor = Tensor.__new__(Tensor)
+        tensor.array, tensor.grad, tensor.node = array, None, node
+        tensor._version = [0] if version is None else version
+        return tensor
+
+    # ---- what it is ------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.array.ndim
+
+    @property
+    def size(self) -> int:
+        return self.array.size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    @property
+    def version(self) -> int:
+        """How many times the memory was written to; compared when backward reads a saved tensor."""
+        return self._version[0]
+
+    @property
+    def is_leaf(self) -> bool:
+        """True unless an op computed it from tensors that require a gradient."""
+        return not isinstance(self.node, Function)
+
+    @property
+    def requires_grad(self) -> bool:
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if not self.is_leaf:
+            raise RuntimeError(
+                f"requires_grad can be set on leaves only; this tensor was computed by {self.node}: use detach()"
+            )
+        if value and self.dtype not in FLOATS:
+            raise TypeError(f"requires_grad: only float32 and float64 can be differentiated, not {self.dtype}")
+        if value != self.requires_grad:
+            self.node = Leaf(self) if value else None
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __bool__(self) -> bool:
+        return bool(self.array)
+
+    def __repr__(self) -> str:
+        values = np.array2string(self.array, separator=", ", prefix="Tensor(", threshold=100, precision=4)
+        dtype = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
+        graph = "" if self.node is None else ", requires_grad=True" if self.is_leaf else f", from {self.node}"
+        return f"Tensor({values}{dtype}{graph})"
+
+    # ---- leaving the engine: always read-only -----------------------------------------------------------------
+
+    def numpy(self) -> Array:
+        """A read-only view of the values. To write, use `with t.writing() as array:`."""
+        view = self.array.view()
+        view.flags.writeable = False
+        return view
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
+        view = self.numpy()
+        if copy or (dtype is not None and np.dtype(dtype) != self.dtype):
+            if copy is False:
+                raise ValueError(f"a copy is needed to turn {self.dtype} into {np.dtype(dtype)}")
+            return np.array(view, dtype=dtype)
+        return view
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        """DLPack capsule of a read-only view; a consumer that cannot take read-only memory refuses it."""
+        return self.numpy().__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> tuple[Any, Any]:
+        return self.array.__dlpack_device__()
+
+    def item(self) -> Any:
+        """The only element, as a Python number. ValueError if there are several."""
+        if self.size != 1:
+            raise ValueError(f"item: a tensor of shape {self.shape} holds {self.size} numbers, not one")
+        return self.array.item()
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def detach(self) -> Tensor:
+        """The same memory, cut off from the graph. A constant to every derivative."""
+        return Tensor.of(self.array, version=self._version)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if not self.is_leaf:
+            raise RuntimeError(f"deepcopy: a tensor computed by {self.node} cannot be copied with its graph")
+        other = type(self).__new__(type(self))
+        other.array, other._version, other.node = self.array.copy(), [0], None
+        other.grad = None if self.grad is None else self.grad.copy()
+        other.requires_grad = self.requires_grad
+        return other
+
+    # ---- writing in place ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[Array]:
+        """`with t.writing() as array:` hands out the writable array and counts one version.
+
+        RuntimeError on a tensor that an op computed: its graph would no longer describe its values.
+        """
+        if not self.is_leaf:
+            raise RuntimeError(
+                f"writing: this tensor was computed by {self.node}, and its graph would no longer describe it; "
+                "write to a leaf, or build the result with where() or concatenate()"
+            )
+        if not self.array.flags.writeable:
+            raise ValueError("writing: the memory behind this tensor is read-only; write to a copy, Tensor(t)")
+        try:
+            yield self.array
+        finally:
+            self._version[0] += 1
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if autograd.is_recording() and (self.requires_grad or getattr(value, "requires_grad", False)):
+            raise RuntimeError(
+                "item assignment cannot be differentiated; build the result with where() or concatenate(), "
+                "or assign inside no_grad()"
+            )
+        with self.writing() as array:
+            array[ops.as_index(index)] = value.array if isinstance(value, Tensor) else value
+
+    # ---- differentiation (autograd.py) ------------------------------------------------------------------------------
+
+    def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
+        """Fills `.grad` of every leaf that led here; see `minigan.backward`."""
+        autograd.backward(self, gradient, retain_graph)
+
+    def retain_grad(self) -> None:
+        """Ask `backward()` to fill this tensor's `.grad` although it is no leaf."""
+        if self.node is None:
+            raise RuntimeError("retain_grad: this tensor does not require a gradient")
+        self.node.own(self)
+
+    # ---- operators: each is an op of ops/ ---------------------------------------------------------------------------
+
+    def __add__(self, other: Any) -> Tensor:
+        return ops.add(self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return ops.add(other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return ops.subtract(self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return ops.subtract(other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return ops.multiply(self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return ops.multiply(other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return ops.divide(self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return ops.divide(other, self)
+
+    def __pow__(self, exponent: Any) -> Tensor:
+        return ops.power(self, exponent)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return ops.matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return ops.matmul(other, self)
+
+    def __neg__(self) -> Tensor:
+        return ops.negative(self)
+
+    def __abs__(self) -> Tensor:
+        return ops.abs(self)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return ops.getitem(self, index)
+
+    # Comparisons give tensors of bool, which have no gradient. `==` compares elements too, as in NumPy and PyTorch.
+    def __lt__(self, other: Any) -> Tensor:
+        return Tensor.of(np.asarray(self.array < values_of(other)))
+
+    def __le__(self, other: Any) -> Tensor:
+        return Tensor.of(np.asarray(self.array <= values_of(other)))
+
+    def __gt__(self, other: Any) -> Tensor:
+        return Tensor.of(np.asarray(self.array > values_of(other)))
+
+    def __ge__(self, other: Any) -> Tensor:
+        return Tensor.of(np.asarray(self.array >= values_of(other)))
+
+    def __eq__(self, other: Any) -> Any:
+        return Tensor.of(np.asarray(self.array == values_of(other)))
+
+    def __ne__(self, other: Any) -> Any:
+        return Tensor.of(np.asarray(self.array != values_of(other)))
+
+    __hash__ = object.__hash__
+
+    def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        return ops.sum(self, axis, keepdims)
+
+    def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        return ops.mean(self, axis, keepdims)
+
+    def var(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        return ops.var(self, axis, keepdims)
+
+    def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        return ops.max(self, axis, keepdims)
+
+    def reshape(self, *shape: Any) -> Tensor:
+        return ops.reshape(self, shape[0] if len(shape) == 1 else shape)
+
+    def transpose(self, *axes: int) -> Tensor:
+        return ops.transpose(self, axes or None)
+
+    def flatten(self, start: int = 0) -> Tensor:
+        """The axes from `start` on as one."""
+        return ops.reshape(self, (*self.shape[:start], -1))
+
+    def astype(self, dtype: DTypeLike) -> Tensor:
+        return ops.astype(self, dtype)
+
+
+def values_of(x: Any) -> Any:
+    """The array of a tensor; anything else as it is."""
+    return x.array if isinstance(x, Tensor) else x
+
+
+def from_dlpack(producer: Any) -> Tensor:
+    """A tensor over the memory of another library's CPU array (DLPack), without a copy.
+
+    Whoever writes into that memory later does so behind the version guard's back.
+    """
+    array = np.from_dlpack(producer)
+    if array.dtype not in FLOATS and array.dtype.kind not in "iub":
+        raise TypeError(f"from_dlpack: dtype {array.dtype} is not supported; use float32, float64, integers or bool")
+    return Tensor.of(array)
+
+
+def zeros(shape: int | Sequence[int], requires_grad: bool = False, dtype: DTypeLike = np.float32) -> Tensor:
+    """A tensor of zeros."""
+    return Tensor(np.zeros(shape, dtype), requires_grad)
+
+
+def ones(shape: int | Sequence[int], requires_grad: bool = False, dtype: DTypeLike = np.float32) -> Tensor:
+    """A tensor of ones."""
+    return Tensor(np.ones(shape, dtype), requires_grad)
+
+
+# Last, because these modules need Tensor to exist while they are imported.
+from . import autograd, ops  # noqa: E402
+from .autograd import Function, Leaf, Node  # noqa: E402
