@@ -1,7 +1,7 @@
 """What the loop kernels share: compilation for small and for large arrays, and arrays made ready for compiled code.
 
-A wrapper checks shapes and dtypes here, because compiled loops check nothing, and passes flat C-contiguous views whose
-inputs are always read-only: Numba then compiles a loop once a dtype, whatever arrays come.
+A wrapper checks shapes and dtypes here, because compiled loops check nothing, and passes C-contiguous views, of
+inputs always read-only ones: so Numba compiles a loop once a dtype, whatever arrays come.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,8 +17,8 @@ Array = NDArray[Any]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
-# Up to so many elements a loop stays on one core: below it a second one gains nothing even if it is awake (2 us), and
-# if BLAS's idle threads still spin on it, as they do for a while after each matrix product, it comes milliseconds late.
+# Up to so many elements a loop stays on one core. A second core that is awake gains nothing here, and one on which
+# BLAS's idle threads still spin, as they do for a while after a matrix product, comes milliseconds late.
 SERIAL = 1 << 16
 
 
@@ -52,21 +52,20 @@ def check(op: str, *arrays: Array) -> None:
     first = arrays[0]
     for array in arrays:
         if array.dtype not in FLOATS or array.dtype != first.dtype:
-            raise TypeError(f"{op}: wants all float32 or all float64, not {listed(a.dtype for a in arrays)}")
+            raise TypeError(f"{op}: wants all float32 or all float64, not {_listed(a.dtype for a in arrays)}")
         if array.shape != first.shape:
-            raise ValueError(f"{op}: wants arrays of one shape, not {listed(a.shape for a in arrays)}")
+            raise ValueError(f"{op}: wants arrays of one shape, not {_listed(a.shape for a in arrays)}")
 
 
 def result(op: str, out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """A new array, or `out`; ValueError unless `out` is C-contiguous and has that shape and dtype."""
+    """A new array, or `out`; ValueError unless `out` is C-contiguous, of that shape and dtype."""
     if out is None:
         return np.empty(shape, dtype)
     if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-        raise ValueError(
-            f"{op}: out must be a C-contiguous {dtype} {shape}, not a {out.dtype} {out.shape} with strides {out.strides}"
-        )
+        order = "" if out.flags.c_contiguous else "non-contiguous "
+        raise ValueError(f"{op}: writes into a C-contiguous {dtype} {shape}, not a {order}{out.dtype} {out.shape}")
     return out
 
 
-def listed(values: Iterable[object]) -> str:
+def _listed(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))

@@ -24,7 +24,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
 from numba.core.codegen import get_host_cpu_features
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic, overload
 from numba.np.arrayobj import make_array
 
 from .jit import njit
@@ -46,15 +46,24 @@ _FEATURES = get_host_cpu_features() if config.CPU_FEATURES is None else config.C
 MR, VECTOR_BYTES = _tile(set(_FEATURES.split(",")))
 
 
-@register_jitable  # type: ignore[untyped-decorator]
 def columns(array: Any) -> int:
-    """Columns of the tile in the dtype of `array`: the width of a packed panel of B."""
-    return VECTORS * VECTOR_BYTES // array.itemsize
+    """Columns of the tile in the dtype of `array`: the width of a packed panel of B. A constant in Numba code."""
+    return VECTORS * VECTOR_BYTES // int(array.itemsize)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@overload(columns)
+def _columns(array: Any) -> Any:
+    constant = VECTORS * VECTOR_BYTES * 8 // array.dtype.bitwidth
+
+    def in_numba_code(array: Any) -> Any:
+        return constant
+
+    return in_numba_code
+
+
+@intrinsic
 def _vector_tile(
-    typing_context: Any, a: Any, a0: Any, a_row: Any, a_k: Any, b: Any, b0: Any, c: Any, c0: Any, ldc: Any, k: Any, add: Any
+    context: Any, a: Any, a0: Any, a_row: Any, a_k: Any, b: Any, b0: Any, c: Any, c0: Any, ldc: Any, k: Any, add: Any
 ) -> Any:
     n = types.intp
     return types.void(a, n, n, n, b, n, c, n, n, n, types.boolean), _emit_tile
@@ -149,8 +158,8 @@ def _choose() -> Any:
         _probe(one, one, np.empty_like(one))
     except Exception as error:  # whatever Numba and LLVM raise: the outcome is the same
         warnings.warn(
-            f"the vector matrix kernel does not compile here ({type(error).__name__}: {error}): minigan uses "
-            "plain loops, which are right but many times slower; try another numba within >=0.68,<0.69",
+            f"the vector matrix kernel does not compile here ({type(error).__name__}: {error}): "
+            "minigan uses plain loops, which are right but many times slower; try another numba within >=0.68,<0.69",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import re
 import threading
-import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
-from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar
 
 import numpy as np
 
 from . import kernels
-from .tensor import FLOATS, Array, Tensor
+from .anomaly import calling_line, refuse_nan
+from .tensor import Array, Tensor
 
 _number = count()
-_HERE = str(Path(__file__).parent)
+Targets = TypeVar("Targets", Tensor, Sequence[Tensor])
 
 
 class _Mode(threading.local):
@@ -41,30 +40,26 @@ def is_recording() -> bool:
 
 
 @contextmanager
-def _recording(on: bool) -> Iterator[None]:
-    previous, _mode.recording = _mode.recording, on
+def _switched(mode: str, on: bool) -> Iterator[None]:
+    previous = getattr(_mode, mode)
+    setattr(_mode, mode, on)
     try:
         yield
     finally:
-        _mode.recording = previous
+        setattr(_mode, mode, previous)
 
 
 def no_grad() -> Any:
     """`with no_grad():` or `@no_grad()`: results inside do not require gradients and keep nothing alive."""
-    return _recording(False)
+    return _switched("recording", False)
 
 
-@contextmanager
-def detect_anomaly() -> Iterator[None]:
+def detect_anomaly() -> Any:
     """Inside, the first NaN that an op or its backward produces raises FloatingPointError.
 
     The message names the op and the line of your program that called it. Slow: every result is searched.
     """
-    previous, _mode.anomaly = _mode.anomaly, True
-    try:
-        yield
-    finally:
-        _mode.anomaly = previous
+    return _switched("anomaly", True)
 
 
 class Node:
@@ -130,8 +125,8 @@ class Function(Node):
         y = np.asarray(self.forward(*[t.array for t in tensors]))
         result = Tensor.of(y, version=tensors[0]._version if self.shares_memory else None)
         if _mode.anomaly:
-            self.origin = _calling_line()
-            self._refuse_nan(y, "forward")
+            self.origin = calling_line()
+            refuse_nan(y, self.name, "forward", self.origin)
         if _mode.recording:
             parents = tuple([t.node for t in tensors])
             if any(parents):
@@ -192,20 +187,6 @@ class Function(Node):
             "step or weight clipping, between this forward and its backward?); run the forward pass after the change"
         )
 
-    def _refuse_nan(self, array: Array, when: str) -> None:
-        if array.dtype in FLOATS and np.isnan(array).any():
-            raise FloatingPointError(
-                f"{self.name}: the {when} pass produced a NaN (shape {array.shape}); called at {self.origin}"
-            )
-
-
-def _calling_line() -> str:
-    """The innermost line outside of minigan that led here."""
-    for frame in reversed(traceback.extract_stack()):
-        if not frame.filename.startswith(_HERE):
-            return f"{frame.filename}:{frame.lineno}: {frame.line}"
-    return "an unknown line"
-
 
 def as_tensors(name: str, inputs: Sequence[Any]) -> list[Tensor]:
     """Wraps numbers, lists and arrays. Numbers take the dtype of the tensors beside them; tensors must agree."""
@@ -225,24 +206,14 @@ def as_tensors(name: str, inputs: Sequence[Any]) -> list[Tensor]:
 # ---- differentiation ----------------------------------------------------------------------------------------------
 
 
-@overload
-def grad(
-    y: Tensor, xs: Tensor, gradient: Any = ..., create_graph: bool = ..., retain_graph: bool | None = ...,
-    allow_unused: bool = ...,
-) -> Tensor: ...  # fmt: skip
-@overload
-def grad(
-    y: Tensor, xs: Sequence[Tensor], gradient: Any = ..., create_graph: bool = ..., retain_graph: bool | None = ...,
-    allow_unused: bool = ...,
-) -> tuple[Tensor, ...]: ...  # fmt: skip
 def grad(
     y: Tensor,
-    xs: Tensor | Sequence[Tensor],
+    xs: Targets,
     gradient: Any = None,
     create_graph: bool = False,
     retain_graph: bool | None = None,
     allow_unused: bool = False,
-) -> Tensor | tuple[Tensor, ...]:
+) -> Targets:
     """d<gradient, y> / dx for each x of xs, each of x's shape. Visits only the nodes between y and xs.
 
     gradient: an array of y's shape; 1 if y is a single number.
@@ -257,14 +228,15 @@ def grad(
             raise RuntimeError(f"grad: xs[{i}] of shape {x.shape} does not require a gradient; set requires_grad=True")
     targets = [x.node for x in many if x.node is not None]
     found = _differentiate(root, g, targets, create_graph, create_graph if retain_graph is None else retain_graph)
-    results = []
     for i, (x, node) in enumerate(zip(many, targets, strict=True)):
-        if node not in found and not allow_unused:
-            raise RuntimeError(
-                f"grad: y does not depend on xs[{i}] of shape {x.shape}; pass allow_unused=True to get zeros for it"
-            )
-        results.append(found[node] if node in found else Tensor(np.zeros_like(x.array)))
-    return results[0] if isinstance(xs, Tensor) else tuple(results)
+        if node not in found:
+            if not allow_unused:
+                message = f"grad: y does not depend on xs[{i}] of shape {x.shape}; pass allow_unused=True to get zeros"
+                raise RuntimeError(message)
+            found[node] = Tensor(np.zeros_like(x.array))
+    if isinstance(xs, Tensor):
+        return found[targets[0]]
+    return tuple([found[node] for node in targets])
 
 
 def backward(y: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
@@ -282,14 +254,12 @@ def _start(caller: str, y: Tensor, gradient: Any) -> tuple[Node, Tensor]:
     """The node where differentiation starts, and the checked gradient that it starts with."""
     if y.node is None:
         raise RuntimeError(
-            f"{caller}: this tensor does not require a gradient: nothing that led to it has requires_grad=True, "
-            "or it was computed inside no_grad()"
+            f"{caller}: this tensor does not require a gradient: nothing that led to it does, or no_grad() was on"
         )
     if gradient is None:
         if y.size != 1:
             raise RuntimeError(
-                f"{caller}: y has shape {y.shape}, not a single number; reduce it with .sum() or .mean(), "
-                "or pass gradient= of that shape"
+                f"{caller}: y has shape {y.shape}, not a single number; use .sum(), .mean() or pass gradient= of its shape"
             )
         gradient = np.ones_like(y.array)
     g = gradient if isinstance(gradient, Tensor) else Tensor(gradient, dtype=y.dtype)
@@ -317,7 +287,7 @@ def _differentiate(
             if node in wanted or any(p in useful for p in node.parents):
                 useful.add(node)
     gradients = {root: gy}
-    with _recording(create_graph):
+    with _switched("recording", create_graph):
         for node in reversed(order):
             if node not in useful or node not in gradients:
                 continue
@@ -336,7 +306,11 @@ def _propagate(node: Function, g: Tensor, useful: set[Node], gradients: dict[Nod
     node.needs = tuple([p in useful for p in node.parents])
     if not any(node.needs):
         return
-    results = node.backward(g)
+    if _mode.anomaly:  # a NaN inside of this backward is this node's, not that of the ops that it is made of
+        with _switched("anomaly", False):
+            results = node.backward(g)
+    else:
+        results = node.backward(g)
     if not isinstance(results, tuple):
         results = (results,)
     if len(results) != len(node.parents):
@@ -347,7 +321,7 @@ def _propagate(node: Function, g: Tensor, useful: set[Node], gradients: dict[Nod
         if gx.shape != parent.shape:
             raise RuntimeError(f"{node.name}: backward returned shape {gx.shape} for an input of shape {parent.shape}")
         if _mode.anomaly:
-            node._refuse_nan(gx.array, "backward")
+            refuse_nan(gx.array, node.name, "backward", node.origin)
         gradients[parent] = gradients[parent] + gx if parent in gradients else gx
 
 
@@ -381,7 +355,7 @@ def rederive(
     it is computed as the gradient of the definition, on identity aliases of the inputs: without them, an input that
     also produced another input would collect that path's gradient here, and once more further down.
     """
-    aliases = [Identity()(x) if need else x.detach() for x, need in zip(inputs, needs, strict=True)]
+    aliases = [Identity()(x) if need else x for x, need in zip(inputs, needs, strict=True)]
     wanted = [alias for alias, need in zip(aliases, needs, strict=True) if need]
     found = iter(grad(definition(*aliases), wanted, g, create_graph=True, allow_unused=True))
     return tuple(next(found) if need else None for need in needs)

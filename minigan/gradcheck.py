@@ -40,7 +40,7 @@ def gradcheck(f: Op, inputs: Sequence[Any], tolerance: float = 1e-6, seed: int =
 def gradgradcheck(f: Op, inputs: Sequence[Any], tolerance: float = 1e-5, seed: int = 0) -> None:
     """The same for the second derivative: `gradcheck` of f's recorded gradient, upstream gradient included."""
     arrays = _as_arrays(inputs)
-    upstream = np.random.default_rng(seed).standard_normal(f(*map(Tensor, arrays)).shape)
+    upstream = np.random.default_rng(seed).standard_normal(f(*_leaves(arrays)).shape)
 
     def gradients(*tensors: Tensor) -> Tensor:
         *xs, gradient = tensors
@@ -56,7 +56,7 @@ def gradgradcheck(f: Op, inputs: Sequence[Any], tolerance: float = 1e-5, seed: i
 
 def check_recorded(f: Op, inputs: Sequence[Any], tolerance: float = 1e-10, seed: int = 0) -> None:
     """Raises GradcheckError unless grad(create_graph=True) equals grad(create_graph=False)."""
-    xs = [Tensor(array, requires_grad=True) for array in _as_arrays(inputs)]
+    xs = _leaves(_as_arrays(inputs))
     upstream = np.random.default_rng(seed).standard_normal(f(*xs).shape)
     plain = grad(f(*xs), xs, upstream, allow_unused=True)
     recorded = grad(f(*xs), xs, upstream, create_graph=True, allow_unused=True)
@@ -66,6 +66,10 @@ def check_recorded(f: Op, inputs: Sequence[Any], tolerance: float = 1e-10, seed:
 
 def _as_arrays(inputs: Sequence[Any]) -> list[Array]:
     return [np.array(x.array if isinstance(x, Tensor) else x, np.float64) for x in inputs]
+
+
+def _leaves(arrays: Sequence[Array]) -> list[Tensor]:
+    return [Tensor(array, requires_grad=True) for array in arrays]
 
 
 def _check(f: Op, arrays: list[Array], tolerance: float, seed: int, name: str) -> None:
@@ -81,7 +85,7 @@ def _check(f: Op, arrays: list[Array], tolerance: float, seed: int, name: str) -
 
 
 def _check_once(f: Op, arrays: list[Array], tolerance: float, rng: np.random.Generator, name: str) -> None:
-    xs = [Tensor(a, requires_grad=True) for a in arrays]
+    xs = _leaves(arrays)
     y = f(*xs)
     upstream = rng.standard_normal(y.shape)
     if y.node is None:
@@ -89,7 +93,7 @@ def _check_once(f: Op, arrays: list[Array], tolerance: float, rng: np.random.Gen
     analytic = grad(y, xs, upstream, allow_unused=True)
 
     def value() -> Array:
-        return f(*[Tensor(a, requires_grad=True) for a in arrays]).array
+        return f(*_leaves(arrays)).array
 
     for i, (x, g) in enumerate(zip(arrays, analytic, strict=True)):
         best: Array | None = None

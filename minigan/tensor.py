@@ -44,9 +44,7 @@ class Tensor:
                 dtype = np.float32
         self.array: Array = np.array(data, dtype=dtype, order="C")
         if self.array.dtype not in FLOATS and self.array.dtype.kind not in "iub":
-            raise TypeError(
-                f"Tensor: dtype {self.array.dtype} is not supported; use float32, float64, an integer type or bool"
-            )
+            raise _unsupported("Tensor", self.array.dtype)
         self.grad: Array | None = None
         self.node: Node | None = None
         self._version = [0]  # one counter for all tensors that share the memory
@@ -99,9 +97,7 @@ class Tensor:
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
         if not self.is_leaf:
-            raise RuntimeError(
-                f"requires_grad can be set on leaves only; this tensor was computed by {self.node}: use detach()"
-            )
+            raise RuntimeError(f"requires_grad can be set on leaves only; this one comes from {self.node}: use detach()")
         if value and self.dtype not in FLOATS:
             raise TypeError(f"requires_grad: only float32 and float64 can be differentiated, not {self.dtype}")
         if value != self.requires_grad:
@@ -191,7 +187,7 @@ class Tensor:
                 "or assign inside no_grad()"
             )
         with self.writing() as array:
-            array[ops.as_index(index)] = value.array if isinstance(value, Tensor) else value
+            array[ops.as_index(index)] = values_of(value)
 
     # ---- differentiation (autograd.py) ------------------------------------------------------------------------------
 
@@ -301,6 +297,10 @@ def values_of(x: Any) -> Any:
     return x.array if isinstance(x, Tensor) else x
 
 
+def _unsupported(name: str, dtype: Any) -> TypeError:
+    return TypeError(f"{name}: dtype {dtype} is not supported; use float32, float64, an integer type or bool")
+
+
 def from_dlpack(producer: Any) -> Tensor:
     """A tensor over the memory of another library's CPU array (DLPack), without a copy.
 
@@ -308,7 +308,7 @@ def from_dlpack(producer: Any) -> Tensor:
     """
     array = np.from_dlpack(producer)
     if array.dtype not in FLOATS and array.dtype.kind not in "iub":
-        raise TypeError(f"from_dlpack: dtype {array.dtype} is not supported; use float32, float64, integers or bool")
+        raise _unsupported("from_dlpack", array.dtype)
     return Tensor.of(array)
 
 

@@ -25,6 +25,7 @@ from minigan.data import load_mnist, mnist, read_idx
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 COUNTS = {"train": 30, "test": 7}
+MIRRORS = mnist.MIRRORS
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -109,20 +110,20 @@ def test_each_fault_of_an_idx_file_is_one_sentence(
 def test_damaged_gzip(tmp_path: Path) -> None:
     path, packed = tmp_path / "file.gz", gzip.compress(GOOD)
     path.write_bytes(packed[:-20])
-    with pytest.raises(
-        ValueError, match=r"file\.gz is damaged and cannot be unpacked \(Compressed file ended"
-    ):
+    with pytest.raises(ValueError, match=r"file\.gz is damaged and cannot be unpacked \(Compressed file ended"):
         read_idx(path)
     for at in range(2, len(packed)):
         path.write_bytes(packed[:at] + bytes([packed[at] ^ 0x55]) + packed[at + 1 :])
-        try:  # a flip in the time stamp or the name is harmless
-            np.testing.assert_array_equal(read_idx(path), read_idx_bytes(GOOD))
-        except ValueError as error:
-            assert str(error).startswith(f"{path} ")
+        result = outcome(path)
+        assert result == GOOD or str(result).startswith(f"{path} ")  # a flip in the time stamp is harmless
 
 
-def read_idx_bytes(data: bytes) -> np.ndarray:
-    return np.frombuffer(data, np.uint8, offset=16).reshape(2, 28, 28)
+def outcome(path: Path) -> bytes | str:
+    """The IDX bytes of the array that was read, or the complaint."""
+    try:
+        return idx(read_idx(path))
+    except ValueError as error:
+        return str(error)
 
 
 @pytest.fixture(scope="module")
@@ -135,22 +136,14 @@ heads = st.sampled_from([b"", b"\x1f\x8b\x08", GOOD[:4], GOOD[:16], HUGE, bytes.
 
 @settings(max_examples=200, deadline=None)
 @given(head=heads, tail=st.binary(max_size=200), packed=st.booleans())
-def test_random_bytes_give_an_array_or_a_value_error(
-    scratch: Path, head: bytes, tail: bytes, packed: bool
-) -> None:
+def test_random_bytes_give_an_array_or_a_value_error(scratch: Path, head: bytes, tail: bytes, packed: bool) -> None:
     content = head + tail
     scratch.write_bytes(gzip.compress(content) if packed else content)
     tracemalloc.start()
-    try:
-        assert idx(read_idx(scratch)) in (
-            content,
-            gzip.decompress(content) if content[:1] == b"\x1f" else b"",
-        )
-    except ValueError as error:
-        assert str(scratch) in str(error)
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+    result = outcome(scratch)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert result == content or str(result).startswith(f"{scratch} ")
     assert peak < 10e6
 
 
@@ -227,9 +220,7 @@ def test_a_named_folder_that_lacks_a_file_is_an_error_and_no_download(
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
         load_mnist(tmp_path / "half")
     monkeypatch.setenv("MINIGAN_DATA", str(tmp_path / "none"))
-    message = (
-        f"{tmp_path / 'none'} (which MINIGAN_DATA names) is not a folder, so it holds no {IMAGES}: looked"
-    )
+    message = f"{tmp_path / 'none'} (which MINIGAN_DATA names) is not a folder, so it holds no {IMAGES}: looked"
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
         load_mnist()
 
@@ -249,9 +240,7 @@ def test_other_content_needs_verify_false(tiny: dict[str, bytes], tmp_path: Path
 
 def test_images_and_labels_must_belong_together(tiny: dict[str, bytes], tmp_path: Path) -> None:
     put(tmp_path, tiny | {LABELS: idx(np.zeros(29, np.uint8))})
-    message = (
-        f"{IMAGES} holds 30 images, but {tmp_path / LABELS} holds labels of shape (29,); take both files"
-    )
+    message = f"{IMAGES} holds 30 images, but {tmp_path / LABELS} holds labels of shape (29,); take both files"
     with pytest.raises(ValueError, match=re.escape(message)):
         load_mnist(tmp_path, verify=False)
     put(tmp_path, {IMAGES: idx(np.zeros((30, 32, 32), np.uint8))})
@@ -326,7 +315,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tiny: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(mnist, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(mnist, "STALL_SECONDS", 1.0)
     with Server(tiny) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -373,8 +362,8 @@ def test_progress_goes_to_stderr(
     [
         ("404", "HTTP 404 Not Found"),
         ("500", "HTTP 500 Internal Server Error"),
-        ("silent", "not a byte for 0.5 s"),
-        ("stalls", "not a byte for 0.5 s"),
+        ("silent", "not a byte for 1 s"),
+        ("stalls", "not a byte for 1 s"),
         ("cuts", "the connection closed after "),
         ("lies", "deleted as wrong, sha256 "),
         ("garbage", "deleted as wrong, "),
@@ -393,7 +382,7 @@ def test_a_bad_mirror_is_reported_and_the_next_one_tried(
     begun = time.monotonic()
     with pytest.raises(ConnectionError) as caught:
         load_mnist()
-    assert time.monotonic() - begun < 2 * mnist.STALL_SECONDS + 0.5
+    assert time.monotonic() - begun < 2 * mnist.STALL_SECONDS + 2
     text = str(caught.value)
     assert text.startswith("load_mnist: MNIST could not be downloaded (")
     assert f"({first}{IMAGES}.gz: {message}" in text
@@ -401,10 +390,9 @@ def test_a_bad_mirror_is_reported_and_the_next_one_tried(
     assert text.endswith(
         f", plain or .gz, into {cache}, or into any folder and name it with --data FOLDER or MINIGAN_DATA=FOLDER"
     )
-    if mode in ("lies", "garbage"):
-        assert names_in(cache) == set()
-    else:
-        assert names_in(cache) == {f"{IMAGES}.gz.part"}
+    kept = len(server.files[f"{IMAGES}.gz"]) // 2 if mode in ("stalls", "cuts") else 0
+    assert names_in(cache) == {f"{IMAGES}.gz.part"}
+    assert (cache / f"{IMAGES}.gz.part").stat().st_size == kept
 
     monkeypatch.setattr(mnist, "MIRRORS", server.mirrors(mode, "right"))
     assert idx(load_mnist()[0]) == tiny[IMAGES]
@@ -442,11 +430,9 @@ def test_a_partial_file_left_behind(
         assert server.sent == len(whole) + labels
 
 
-def test_give_up_takes_less_than_ten_seconds() -> None:
-    assert len(mnist.MIRRORS or REAL_MIRRORS) * mnist.STALL_SECONDS <= 10 - 1
-
-
-REAL_MIRRORS = mnist.MIRRORS
+def test_without_a_network_it_gives_up_within_ten_seconds() -> None:
+    assert len(MIRRORS) * mnist.STALL_SECONDS <= 9
+    assert len(MIRRORS) == 2
 
 
 def test_connection_refused(tiny: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,9 +483,7 @@ def test_kill_in_the_middle_leaves_only_a_part_that_the_next_run_continues(
     part = cache / f"{IMAGES}.gz.part"
     code = DOWNLOAD.format(mirror=server.mirrors("stalls")[0], sha256=mnist.SHA256)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL) as process:
         for _ in range(2000):
             if part.exists() and part.stat().st_size == len(whole) // 2:
                 break
@@ -542,9 +526,7 @@ def test_two_downloads_at_once(
     assert names_in(cache) == {f"{IMAGES}.gz", f"{LABELS}.gz"}
 
 
-def test_cache_that_cannot_be_written(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_that_cannot_be_written(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Below a regular file, since chmod does not stop root."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

@@ -51,7 +51,8 @@ def tanh_backward(gy: Array, y: Array, out: Array | None = None) -> Array:
 def sigmoid(x: Array, out: Array | None = None) -> Array:
     """1 / (1 + e^-x), by whichever of e^x and e^-x does not overflow."""
     e = np.exp(-np.abs(x))
-    return np.divide(np.where(x < 0, e, 1), 1 + e, out=out)
+    y: Array = np.divide(np.where(x < 0, e, 1), 1 + e, out=out)
+    return y
 
 
 def sigmoid_backward(gy: Array, y: Array, out: Array | None = None) -> Array:

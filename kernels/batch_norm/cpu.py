@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..jit import prange
+from ..jit import njit, prange
 from ..loops import check, flat, loop, result
 
 Array = NDArray[Any]
@@ -27,7 +27,10 @@ def batch_norm_statistics(x: Array, out: tuple[Array, Array] | None = None) -> t
     if x.size == 0:
         raise ValueError(f"{op}: x {x.shape} is empty and has no mean")
     mean, var = (result(op, array, C, x.dtype) for array in out or (None, None))
-    _statistics(flat(x, -1, *C), mean, var)
+    rows = flat(x, -1, *C)
+    sums = _sums(len(rows), *C)
+    _moments(rows, sums)
+    _statistics(sums, rows, mean, var)
     return mean, var
 
 
@@ -57,7 +60,12 @@ def batch_norm_backward(
     shapes = zip(out or (None, None, None), (x.shape, C, C), strict=True)
     gx, ggamma, gbeta = (result(op, array, shape, x.dtype) for array, shape in shapes)
     mean, rstd, gamma = _channels(op, x, mean, rstd, gamma)
-    _backward(flat(gy, -1, *C), flat(x, -1, *C), mean, rstd, gamma, gx.reshape(-1, *C), ggamma, gbeta)
+    gy, x = flat(gy, -1, *C), flat(x, -1, *C)
+    sums = _sums(len(x), *C)
+    _products(gy, x, mean, rstd, sums)
+    offset, slope = np.empty_like(mean), np.empty_like(mean)
+    _parameters(sums, len(x), rstd, ggamma, gbeta, offset, slope)
+    _gradient(gy, x, mean, flat(gamma * rstd), flat(offset), flat(slope), gx.reshape(-1, *C))
     return gx, ggamma, gbeta
 
 
@@ -72,25 +80,34 @@ def _channels(op: str, x: Array, *arrays: Array) -> list[Array]:
     return [flat(array) for array in arrays]
 
 
+def _sums(n: int, C: int) -> Array:
+    """Room for two float64 sums a block and channel, (2, blocks, C)."""
+    return np.zeros((2, -(-n // ROWS), C))
+
+
 @loop
-def _statistics(x: Array, mean: Array, var: Array) -> None:
+def _moments(x: Array, sums: Array) -> None:
+    """Of each block of rows: sum d, sum d^2."""
     n, C = x.shape
-    blocks = (n + ROWS - 1) // ROWS
-    sums, squares = np.zeros((blocks, C)), np.zeros((blocks, C))
-    for b in prange(blocks):
+    for b in prange(sums.shape[1]):
         start = np.int64(b) * ROWS
         for r in range(start, min(n, start + ROWS)):
             for c in range(C):
                 d = np.float64(x[r, c]) - np.float64(x[0, c])
-                sums[b, c] += d
-                squares[b, c] += d * d
-    for c in range(C):
-        for b in range(1, blocks):
-            sums[0, c] += sums[b, c]
-            squares[0, c] += squares[b, c]
-        shift = sums[0, c] / n
-        mean[c] = x[0, c] + shift
-        var[c] = (squares[0, c] - sums[0, c] * shift) / n
+                sums[0, b, c] += d
+                sums[1, b, c] += d * d
+
+
+@njit(cache=True)
+def _statistics(sums: Array, x: Array, mean: Array, var: Array) -> None:
+    blocks, n = sums.shape[1], len(x)
+    for c in range(len(mean)):
+        s = squares = 0.0
+        for b in range(blocks):
+            s += sums[0, b, c]
+            squares += sums[1, b, c]
+        mean[c] = x[0, c] + s / n
+        var[c] = (squares - s * s / n) / n
 
 
 @loop
@@ -102,25 +119,35 @@ def _apply(x: Array, mean: Array, scale: Array, beta: Array, y: Array) -> None:
 
 
 @loop
-def _backward(
-    gy: Array, x: Array, mean: Array, rstd: Array, gamma: Array, gx: Array, ggamma: Array, gbeta: Array
-) -> None:
+def _products(gy: Array, x: Array, mean: Array, rstd: Array, sums: Array) -> None:
+    """Of each block of rows: sum gy xhat, sum gy."""
     n, C = x.shape
-    blocks = (n + ROWS - 1) // ROWS
-    scaled, plain = np.zeros((blocks, C)), np.zeros((blocks, C))
-    for b in prange(blocks):
+    for b in prange(sums.shape[1]):
         start = np.int64(b) * ROWS
         for r in range(start, min(n, start + ROWS)):
             for c in range(C):
-                scaled[b, c] += np.float64(gy[r, c]) * np.float64((x[r, c] - mean[c]) * rstd[c])
-                plain[b, c] += np.float64(gy[r, c])
-    offset, slope = np.empty(C, x.dtype), np.empty(C, x.dtype)
-    for c in range(C):
-        for b in range(1, blocks):
-            scaled[0, c] += scaled[b, c]
-            plain[0, c] += plain[b, c]
-        ggamma[c], gbeta[c] = scaled[0, c], plain[0, c]
-        offset[c], slope[c] = plain[0, c] / n, scaled[0, c] / n * rstd[c]
+                sums[0, b, c] += np.float64(gy[r, c]) * np.float64((x[r, c] - mean[c]) * rstd[c])
+                sums[1, b, c] += np.float64(gy[r, c])
+
+
+@njit(cache=True)
+def _parameters(
+    sums: Array, n: int, rstd: Array, ggamma: Array, gbeta: Array, offset: Array, slope: Array
+) -> None:
+    """ggamma and gbeta, and what _gradient needs of them: gbeta / n and ggamma rstd / n."""
+    blocks = sums.shape[1]
+    for c in range(len(rstd)):
+        scaled = plain = 0.0
+        for b in range(blocks):
+            scaled += sums[0, b, c]
+            plain += sums[1, b, c]
+        ggamma[c], gbeta[c] = scaled, plain
+        offset[c], slope[c] = plain / n, scaled / n * rstd[c]
+
+
+@loop
+def _gradient(gy: Array, x: Array, mean: Array, scale: Array, offset: Array, slope: Array, gx: Array) -> None:
+    n, C = x.shape
     for r in prange(n):
         for c in range(C):
-            gx[r, c] = gamma[c] * rstd[c] * (gy[r, c] - offset[c] - (x[r, c] - mean[c]) * slope[c])
+            gx[r, c] = scale[c] * (gy[r, c] - offset[c] - (x[r, c] - mean[c]) * slope[c])

@@ -1,4 +1,4 @@
-"""The specification of batch normalisation. Sums are taken in float64: naive float32 sums over 10^5 pixels are not."""
+"""The specification of batch normalisation. Sums over 10^5 pixels need float64, whatever the dtype of x."""
 
 from typing import Any
 
@@ -21,7 +21,8 @@ def batch_norm_apply(
     x: Array, mean: Array, rstd: Array, gamma: Array, beta: Array, out: Array | None = None
 ) -> Array:
     """x (..., C) and four times (C,) -> gamma (x - mean) rstd + beta (..., C)."""
-    return np.add(gamma * (x - mean) * rstd, beta, out=out)
+    y: Array = np.add(gamma * (x - mean) * rstd, beta, out=out)
+    return y
 
 
 def batch_norm_backward(
@@ -32,7 +33,7 @@ def batch_norm_backward(
     gamma: Array,
     out: tuple[Array, Array, Array] | None = None,
 ) -> tuple[Array, Array, Array]:
-    """gy, x (..., C), the batch's own mean and rstd (C,), gamma (C,) -> gx (..., C), ggamma (C,), gbeta (C,)."""
+    """gy, x (..., C), the batch's own mean and rstd, gamma (C,) -> gx (..., C), ggamma (C,), gbeta (C,)."""
     C = x.shape[-1]
     gx, ggamma, gbeta = out or (np.empty(x.shape, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype))
     xhat, axes, n = (x - mean) * rstd, tuple(range(x.ndim - 1)), x.size // C

@@ -5,12 +5,11 @@ covers, K = KH * KW * C numbers long; B is the weight, (K, O); so y = A B. A is 
 KH * KW times the input. Instead the product is cut into blocks that fit the caches, and each block of A is gathered
 just before it is used:
 
-                    k: 256 at a time                        o: 512 at a time, in panels two vectors wide
+                    k: 512 at a time                        o: 256 at a time, in panels two vectors wide
                +-------+-------+- - -                    +------+------+------+- -
-        block  | A     |       |            256 rows of  | B    |      |      |         packed once a k-block,
-       of 96   | 2nd   |       |            the weight   | 1st  |      |      |         shared by all threads
-       pixels  | level |       |                         | level|      |      |
-               | cache |       |                         | cache|      |      |
+        block  | A     |       |            512 rows of  | B    |      |      |         packed by each thread,
+       of 96   |       |       |            the weight   |      |      |      |         used for all its pixels
+       pixels  |       |       |                         |      |      |      |
                +-------+-------+- - -                    +------+------+------+- -
                   |  gathered by each thread                |
                   +------> tile of MR pixels  x  panel <----+      `gemm_tile`: the tile of y stays in registers
@@ -37,7 +36,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
 from ..jit import get_num_threads, njit, prange
@@ -49,9 +47,9 @@ Array = NDArray[Any]
 Size = tuple[int, int, int, int]
 Scratch = tuple[int, Array, Array, Array, Array]
 
-KC = 256  # length of a block's sums: a panel of B (KC x two vectors) stays in the first-level cache
+KC = 512  # length of a block's sums: the longer, the less often y is read and written again
 RC = 96 // MR * MR  # rows of a block of A, RC x KC in the second-level cache
-NC = 512  # columns of the packed block of B
+NC = 256  # columns of the packed block of B, KC x NC in the second-level cache
 PAD = 16  # a row stride that is a power of two would map all rows of A to one cache set
 
 A_SIZE = KC * (RC + PAD) + RC * PAD  # either RC rows of KC + PAD or KC rows of RC + PAD
@@ -78,14 +76,14 @@ GRID = np.dtype(
 # ---- moving patches ---------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _clip(low: int, high: int, x: int, W: int, C: int) -> tuple[int, int]:
     """The part of elements low..high of a run of pixels starting at x (any sign) that lies in a row of W pixels."""
     first = min(max(low, -x * C), high)
     return first, max(first, min(high, (W - x) * C))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _gather(
     source: Array, n: int, y: int, x: int, H: int, W: int, C: int, run: int, k0: int, k1: int, patch: Array, to: int
 ) -> None:
@@ -113,7 +111,7 @@ def _gather(
         y += 1
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _scatter_add(
     patch: Array, at: int, k0: int, k1: int, target: Array, n: int, y: int, x: int, H: int, W: int, C: int, run: int
 ) -> None:
@@ -134,13 +132,20 @@ def _scatter_add(
         y += 1
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _pack(
     matrix: Array, at: int, row_step: int, column_step: int, rows: int, width: int, packed: Array, to: int
 ) -> None:
     """packed[to:] = a (rows, width) matrix, each row filled up with zeros to a panel's width."""
     m, p = np.uintp(at), np.uintp(to)
     panel = columns(packed)
+    if column_step == 1 and width == panel:  # lengths that the compiler knows make it two vector instructions a row
+        for _ in range(rows):
+            for j in range(np.uintp(panel)):
+                packed[p + j] = matrix[m + j]
+            m += np.uintp(row_step)
+            p += np.uintp(panel)
+        return
     for _ in range(rows):
         for j in range(np.uintp(width)):
             packed[p + j] = matrix[m + j * np.uintp(column_step)]
@@ -153,18 +158,26 @@ def _pack(
 # ---- the three kernels: what one thread does ---------------------------------------------------------------------
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _share(count: int, thread: int, threads: int) -> tuple[int, int]:
     """First and last of a thread's part of `count` rows, in whole tiles."""
     tiles = (count + MR - 1) // MR
     return tiles * thread // threads * MR, min(tiles * (thread + 1) // threads * MR, count)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _store(tile: Array, at: int, width: int, add: bool, target: Array, to: int) -> None:
     """One row of a tile that does not lie in `target` as a whole."""
     s, t = np.uintp(at), np.uintp(to)
-    if add:
+    panel = columns(tile)
+    if width == panel:  # a length that the compiler knows makes it two vector instructions
+        if add:
+            for e in range(np.uintp(panel)):
+                target[t + e] += tile[s + e]
+        else:
+            for e in range(np.uintp(panel)):
+                target[t + e] = tile[s + e]
+    elif add:
         for e in range(np.uintp(width)):
             target[t + e] += tile[s + e]
     else:
@@ -172,7 +185,7 @@ def _store(tile: Array, at: int, width: int, add: bool, target: Array, to: int) 
             target[t + e] = tile[s + e]
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _gather_share(
     source: Array,
     size: Size,
@@ -180,7 +193,7 @@ def _gather_share(
     w_c: int,
     w_o: int,
     target: Array,
-    O: int,  # noqa: E741
+    O: int,
     grids: Array,
     a: Array,
     b: Array,
@@ -239,7 +252,7 @@ def _gather_share(
                                 _store(c, c0 + e * panel, filled, k0 > 0, target, places[r0 + r + e] + o)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _scatter_share(
     source: Array,
     size: Size,
@@ -253,7 +266,7 @@ def _scatter_share(
     thread: int,
     threads: int,
 ) -> None:
-    OH, OW, O = size[1], size[2], size[3]  # noqa: E741
+    OH, OW, O = size[1], size[2], size[3]
     N, H, W, C = target_size
     step_y, step_x, top, left = corner
     run, image, pixels = window[1] * C, H * W * C, OH * OW
@@ -282,7 +295,7 @@ def _scatter_share(
                         p += rows
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _weight_share(
     source: Array,
     size: Size,
@@ -291,33 +304,34 @@ def _weight_share(
     corner: Size,
     window: tuple[int, int],
     target: Array,
-    ldt: int,
-    t0: int,
-    whole: bool,
-    rows: tuple[int, int],
-    pixels: tuple[int, int],
     o0: int,
     o1: int,
+    by_pixels: bool,
     a: Array,
     b: Array,
     c: Array,
     thread: int,
+    threads: int,
 ) -> None:
-    """target[t0:], row stride ldt = rows of (patches^T gy[:, o0:o1]), summed over a range of pixels.
-
-    `whole`: target has room for whole tiles.
-    """
-    H, W, C = size[1], size[2], size[3]
-    OH, OW, O = y_size[1], y_size[2], y_size[3]  # noqa: E741
+    """Columns o0..o1 of patches^T gy: some rows of them in `target`, or all of them, for some pixels, in `c`."""
+    N, H, W, C = size
+    OH, OW, O = y_size[1], y_size[2], y_size[3]
     step_y, step_x, top, left = corner
     run, panel, lda = window[1] * C, columns(target), RC + PAD
+    K, pixels = window[0] * run, N * OH * OW
     a0, b0, c0 = thread * A_SIZE, thread * B_SIZE, thread * C_SIZE
-    for p0 in range(pixels[0], pixels[1], KC):
-        p1, add = min(p0 + KC, pixels[1]), p0 > pixels[0]
+    if by_pixels:
+        result, ldr, r0 = c, NC, c0
+        k_first, k_last, p_first, p_last = 0, K, pixels * thread // threads, pixels * (thread + 1) // threads
+    else:
+        result, ldr, r0 = target, O, o0
+        (k_first, k_last), p_first, p_last = _share(K, thread, threads), 0, pixels
+    for p0 in range(p_first, p_last, KC):
+        p1, add = min(p0 + KC, p_last), p0 > p_first
         for o in range(o0, o1, panel):
             _pack(gy, p0 * O + o, O, 1, p1 - p0, min(panel, o1 - o), b, b0 + (o - o0) * KC)
-        for k0 in range(rows[0], rows[1], RC):
-            k1 = min(k0 + RC, rows[1])
+        for k0 in range(k_first, k_last, RC):
+            k1 = min(k0 + RC, k_last)
             n, i, j = p0 // (OH * OW), p0 // OW % OH, p0 % OW
             for r in range(p1 - p0):
                 y, x = i * step_y + top, j * step_x + left
@@ -330,13 +344,13 @@ def _weight_share(
             for o in range(o0, o1, panel):
                 filled, bo = min(panel, o1 - o), b0 + (o - o0) * KC
                 for k in range(k0, k1, MR):
-                    at, to = a0 + k - k0, t0 + k * ldt + o - o0
-                    if whole or (k + MR <= k1 and filled == panel):
-                        gemm_tile(a, at, 1, lda, b, bo, target, to, ldt, p1 - p0, add)
+                    at, to = a0 + k - k0, r0 + k * ldr + o - o0
+                    if by_pixels or (k + MR <= k1 and filled == panel):
+                        gemm_tile(a, at, 1, lda, b, bo, result, to, ldr, p1 - p0, add)
                     else:
                         gemm_tile(a, at, 1, lda, b, bo, c, c0, panel, p1 - p0, False)
                         for e in range(min(MR, k1 - k)):
-                            _store(c, c0 + e * panel, filled, add, target, to + e * ldt)
+                            _store(c, c0 + e * panel, filled, add, result, to + e * ldr)
 
 
 # ---- sharing out -------------------------------------------------------------------------------------------------
@@ -344,7 +358,7 @@ def _weight_share(
 # costs more, above all on a machine that has other work to do.
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(parallel=True, cache=True)
 def _gather_product(
     source: Array,
     size: Size,
@@ -352,17 +366,17 @@ def _gather_product(
     w_c: int,
     w_o: int,
     target: Array,
-    O: int,  # noqa: E741
+    O: int,
     grids: Array,
     scratch: Scratch,
 ) -> None:
     """target = patches of source times weight, over all grids; w_c, w_o: steps of the weight's channels."""
     threads, a, b, c, places = scratch
     for thread in prange(threads):
-        _gather_share(source, size, weight, w_c, w_o, target, O, grids, a, b, c, places, thread, threads)
+        _gather_share(source, size, weight, w_c, w_o, target, O, grids, a, b, c, places, np.intp(thread), threads)
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(parallel=True, cache=True)
 def _scatter_product(
     source: Array,
     size: Size,
@@ -376,10 +390,10 @@ def _scatter_product(
     """target = each pixel of source times the whole window, added onto its patch. Threads share out the images."""
     threads, _, b, c, _ = scratch
     for thread in prange(threads):
-        _scatter_share(source, size, weight, target, target_size, corner, window, b, c, thread, threads)
+        _scatter_share(source, size, weight, target, target_size, corner, window, b, c, np.intp(thread), threads)
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(parallel=True, cache=True)
 def _weight_product(
     source: Array,
     size: Size,
@@ -396,31 +410,25 @@ def _weight_product(
     which are added in order at the end.
     """
     threads, a, b, c, _ = scratch
-    K, O = window[0] * window[1] * size[3], y_size[3]  # noqa: E741
+    K, O = window[0] * window[1] * size[3], y_size[3]
     pixels = y_size[0] * y_size[1] * y_size[2]
+    by_pixels = K <= RC
+    if by_pixels:
+        threads = min(threads, pixels)
     for o0 in range(0, O, NC):
         o1 = min(o0 + NC, O)
-        if K > RC:
-            for thread in prange(threads):
-                rows = _share(K, thread, threads)
-                _weight_share(
-                    source, size, gy, y_size, corner, window, target, O, o0, False, rows, (0, pixels), o0, o1,
-                    a, b, c, thread,
-                )  # fmt: skip
-        else:
-            for thread in prange(threads):
-                part = pixels * thread // threads, pixels * (thread + 1) // threads
-                c[thread * C_SIZE : (thread + 1) * C_SIZE] = 0
-                _weight_share(
-                    source, size, gy, y_size, corner, window, c, NC, thread * C_SIZE, True, (0, K), part, o0, o1,
-                    a, b, c, thread,
-                )  # fmt: skip
+        for index in prange(threads):
+            thread = np.intp(index)
+            _weight_share(
+                source, size, gy, y_size, corner, window, target, o0, o1, by_pixels, a, b, c, thread, threads
+            )
+        if by_pixels:
             for k in range(K):
-                for o in range(o0, o1):
-                    total = c[k * NC + o - o0]
-                    for thread in range(1, threads):
-                        total += c[thread * C_SIZE + k * NC + o - o0]
-                    target[k * O + o] = total
+                for o in range(o1 - o0):
+                    total = c[k * NC + o]
+                    for part in range(1, threads):
+                        total += c[part * C_SIZE + k * NC + o]
+                    target[k * O + o0 + o] = total
 
 
 # ---- the public functions ---------------------------------------------------------------------------------------
@@ -439,7 +447,9 @@ def _or_reference(function: Callable[..., Array]) -> Callable[..., Array]:
         if _compiles:
             try:
                 return function(first, second, g, out)
-            except (NumbaError, RuntimeError) as error:
+            except (TypeError, ValueError, MemoryError):  # about the arguments; Numba has its own classes for its own
+                raise
+            except Exception as error:
                 _compiles = False
                 warnings.warn(
                     f"the convolution kernels do not compile here ({type(error).__name__}: {error}): minigan runs on "
@@ -456,10 +466,11 @@ def _or_reference(function: Callable[..., Array]) -> Callable[..., Array]:
 @_or_reference
 def conv2d(x: Array, w: Array, g: Geometry, out: Array | None = None) -> Array:
     """x (N, H, W, C), w (KH, KW, C, O) -> y (N, OH, OW, O)."""
-    N, C, O = len(x), x.shape[3], w.shape[3]  # noqa: E741
+    N, C, O = len(x), x.shape[3], w.shape[3]
     y = _result("conv2d", ("x", x, (N, *g.x_size, C)), ("w", w, (*g.window, C, O)), (N, *g.y_size, O), out)
     if _covers(g):
-        np.matmul(x.reshape(N, -1), w.reshape(-1, O), out=y.reshape(N, O))
+        K = g.window[0] * g.window[1] * C
+        np.matmul(x.reshape(N, K), w.reshape(K, O), out=y.reshape(N, O))
     elif x.size == 0 or w.size == 0:
         y[...] = 0
     else:
@@ -471,12 +482,13 @@ def conv2d(x: Array, w: Array, g: Geometry, out: Array | None = None) -> Array:
 @_or_reference
 def conv_transpose2d(y: Array, w: Array, g: Geometry, out: Array | None = None) -> Array:
     """y (N, OH, OW, O), w (KH, KW, C, O) -> x (N, H, W, C)."""
-    N, C, O = len(y), w.shape[2], w.shape[3]  # noqa: E741
+    N, C, O = len(y), w.shape[2], w.shape[3]
     x = _result(
         "conv_transpose2d", ("y", y, (N, *g.y_size, O)), ("w", w, (*g.window, C, O)), (N, *g.x_size, C), out
     )
     if _covers(g):
-        np.matmul(y.reshape(N, O), w.reshape(-1, O).T, out=x.reshape(N, -1))
+        K = g.window[0] * g.window[1] * C
+        np.matmul(y.reshape(N, O), w.reshape(K, O).T, out=x.reshape(N, K))
     elif y.size == 0 or w.size == 0:
         x[...] = 0
     else:
@@ -495,12 +507,13 @@ def conv_transpose2d(y: Array, w: Array, g: Geometry, out: Array | None = None) 
 @_or_reference
 def conv2d_weight(x: Array, y: Array, g: Geometry, out: Array | None = None) -> Array:
     """x (N, H, W, C), y (N, OH, OW, O) -> w (KH, KW, C, O)."""
-    N, C, O = len(x), x.shape[3], y.shape[3]  # noqa: E741
+    N, C, O = len(x), x.shape[3], y.shape[3]
     w = _result(
         "conv2d_weight", ("x", x, (N, *g.x_size, C)), ("y", y, (N, *g.y_size, O)), (*g.window, C, O), out
     )
     if _covers(g):
-        np.matmul(x.reshape(N, -1).T, y.reshape(N, O), out=w.reshape(-1, O))
+        K = g.window[0] * g.window[1] * C
+        np.matmul(x.reshape(N, K).T, y.reshape(N, O), out=w.reshape(K, O))
     elif x.size == 0 or y.size == 0:
         w[...] = 0
     else:
@@ -520,14 +533,14 @@ def _steps(g: Geometry) -> tuple[int, int, int, int]:
 
 
 @functools.cache
-def _forward(g: Geometry, C: int, O: int) -> Array:  # noqa: E741
+def _forward(g: Geometry, C: int, O: int) -> Array:
     (oh, ow), (kh, kw) = g.y_size, g.window
     return np.array([(oh, ow, *_steps(g), kh, kw, 0, kw * C * O, C * O, 0, ow * O, O)], GRID)
 
 
 @functools.cache
-def _phases(g: Geometry, C: int, O: int) -> Array:  # noqa: E741
-    """One grid for each remainder (r, q) of x's pixels modulo the stride, which meets every S-th tap, the last first."""
+def _phases(g: Geometry, C: int, O: int) -> Array:
+    """One grid for each remainder (r, q) of x's pixels modulo the stride: it meets every S-th tap, the last first."""
     (sh, sw), (ph, pw), (kh, kw), (h, w) = g
     return np.array(
         [

@@ -18,7 +18,7 @@ def sgd(
     weight_decay: float,
     first: bool,
 ) -> Array:
-    """Gradient descent, with heavy-ball momentum if there is a buffer, whose content is ignored at the first step."""
+    """Gradient descent, with heavy-ball momentum if there is a buffer, whose content the first step ignores."""
     g = g + weight_decay * p
     if momentum_buffer is not None:
         momentum_buffer[...] = g if first else momentum * momentum_buffer + g

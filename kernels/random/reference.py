@@ -12,7 +12,7 @@ W0, W1 = 0x9E3779B9, 0xBB67AE85  # key increments: golden ratio, sqrt(3) - 1
 
 
 def philox(key: int, counter: int, n: int, out: Array | None = None) -> Array:
-    """n words, uint32 (n,), of blocks counter, counter + 1, ..., which wrap around at 2^128. 0 <= key < 2^64."""
+    """n words, uint32 (n,), of blocks counter, counter + 1, ..., wrapping around at 2^128. 0 <= key < 2^64."""
     check("philox", key, counter)
     block = np.arange(-(-n // 4), dtype=np.uint64)
     low = np.uint64(counter & 0xFFFFFFFFFFFFFFFF) + block
@@ -22,7 +22,8 @@ def philox(key: int, counter: int, n: int, out: Array | None = None) -> Array:
     for turn in range(10):
         k0, k1 = (key + turn * W0) & 0xFFFFFFFF, ((key >> 32) + turn * W1) & 0xFFFFFFFF
         a, b = np.uint64(M0) * c0, np.uint64(M1) * c2
-        c0, c1, c2, c3 = (b >> half) ^ c1 ^ np.uint64(k0), b & word, (a >> half) ^ c3 ^ np.uint64(k1), a & word
+        c0, c2 = (b >> half) ^ c1 ^ np.uint64(k0), (a >> half) ^ c3 ^ np.uint64(k1)
+        c1, c3 = b & word, a & word
     words = np.empty(n, np.uint32) if out is None else out
     words[...] = np.stack((c0, c1, c2, c3), axis=1).reshape(-1)[:n]
     return words

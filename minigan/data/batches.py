@@ -38,15 +38,15 @@ def _batches(images: Array, batch_size: int, generator: Generator, image_size: i
 
 def enlarge(images: Array, size: int) -> Array:
     """Bilinear: (N, H, W, C) -> (N, size, size, C), pixel centres aligned as (i + 1/2) / size."""
-    rows, columns = (_bilinear(n, size).astype(images.dtype) for n in images.shape[1:3])
-    return np.einsum("ah,nhwc,bw->nabc", rows, images, columns, optimize=True)
+    for axis in (1, 2):
+        left, right, share = _neighbours(images.shape[axis], size)
+        share = share.astype(images.dtype).reshape((-1, 1, 1) if axis == 1 else (-1, 1))
+        images = images.take(left, axis) * (1 - share) + images.take(right, axis) * share
+    return images
 
 
-def _bilinear(n: int, size: int) -> Array:
-    """(size, n): each row holds the two weights that make a new pixel from its neighbours."""
+def _neighbours(n: int, size: int) -> tuple[Array, Array, Array]:
+    """For each of `size` new pixels: its two old neighbours of n, and the second one's share."""
     centre = np.clip((np.arange(size) + 0.5) * n / size - 0.5, 0, n - 1)
-    left = np.minimum(centre.astype(int), max(n - 2, 0))
-    weights = np.zeros((size, n))
-    weights[np.arange(size), left] = 1 - (centre - left)
-    weights[np.arange(size), np.minimum(left + 1, n - 1)] += centre - left
-    return weights
+    left = centre.astype(int)
+    return left, np.minimum(left + 1, n - 1), centre - left

@@ -31,7 +31,7 @@ MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
-"""Tried in this order. The original, yann.lecun.com, has answered 403 since 2024."""
+"""Tried in this order; each has the four .gz files under their original names."""
 
 STALL_SECONDS = 4.0
 """A mirror that sends no byte for so long is given up. Without a network that is 8 s for both."""
