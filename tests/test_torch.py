@@ -105,7 +105,7 @@ small, pairs_of = st.integers(1, 3), lambda low, high: st.tuples(st.integers(low
 
 
 @given(small, small, small, pairs_of(1, 4), pairs_of(1, 3), pairs_of(0, 2), pairs_of(1, 8), st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_conv2d(
     N: int,
     C: int,
@@ -128,7 +128,7 @@ def test_conv2d(
 
 
 @given(small, small, small, pairs_of(1, 4), pairs_of(1, 3), pairs_of(0, 2), pairs_of(0, 2), pairs_of(1, 5), small)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_conv_transpose2d(
     N: int,
     C: int,

@@ -419,9 +419,7 @@ def _weight_product(
         o1 = min(o0 + NC, O)
         for index in prange(threads):
             thread = np.intp(index)
-            _weight_share(
-                source, size, gy, y_size, corner, window, target, o0, o1, by_pixels, a, b, c, thread, threads
-            )
+            _weight_share(source, size, gy, y_size, corner, window, target, o0, o1, by_pixels, a, b, c, thread, threads)
         if by_pixels:
             for k in range(K):
                 for o in range(o1 - o0):
@@ -483,9 +481,7 @@ def conv2d(x: Array, w: Array, g: Geometry, out: Array | None = None) -> Array:
 def conv_transpose2d(y: Array, w: Array, g: Geometry, out: Array | None = None) -> Array:
     """y (N, OH, OW, O), w (KH, KW, C, O) -> x (N, H, W, C)."""
     N, C, O = len(y), w.shape[2], w.shape[3]
-    x = _result(
-        "conv_transpose2d", ("y", y, (N, *g.y_size, O)), ("w", w, (*g.window, C, O)), (N, *g.x_size, C), out
-    )
+    x = _result("conv_transpose2d", ("y", y, (N, *g.y_size, O)), ("w", w, (*g.window, C, O)), (N, *g.x_size, C), out)
     if _covers(g):
         K = g.window[0] * g.window[1] * C
         np.matmul(y.reshape(N, O), w.reshape(K, O).T, out=x.reshape(N, K))
@@ -508,9 +504,7 @@ def conv_transpose2d(y: Array, w: Array, g: Geometry, out: Array | None = None) 
 def conv2d_weight(x: Array, y: Array, g: Geometry, out: Array | None = None) -> Array:
     """x (N, H, W, C), y (N, OH, OW, O) -> w (KH, KW, C, O)."""
     N, C, O = len(x), x.shape[3], y.shape[3]
-    w = _result(
-        "conv2d_weight", ("x", x, (N, *g.x_size, C)), ("y", y, (N, *g.y_size, O)), (*g.window, C, O), out
-    )
+    w = _result("conv2d_weight", ("x", x, (N, *g.x_size, C)), ("y", y, (N, *g.y_size, O)), (*g.window, C, O), out)
     if _covers(g):
         K = g.window[0] * g.window[1] * C
         np.matmul(x.reshape(N, K).T, y.reshape(N, O), out=w.reshape(K, O))
