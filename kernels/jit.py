@@ -3,9 +3,15 @@
 Numba's on-disk cache is keyed by the file of the kernel alone, so an edited helper in another file would leave stale,
 wrong machine code behind without a word (numba issue 1833). The cache folder is therefore named after a hash of
 every kernel source. `NUMBA_CACHE_DIR` overrides it.
+
+GNU OpenMP's threads wait for work, and for each other, by spinning. On a machine that does anything else besides, the
+one that is awaited has lost its core to somebody, and the step takes ten times as long. Ours give up their core
+after some microseconds. `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` override it.
 """
 
+import contextlib
 import hashlib
+import importlib
 import os
 import tempfile
 from pathlib import Path
@@ -38,3 +44,17 @@ def _cache_folder() -> str:
 if Path(os.environ.get("NUMBA_CACHE_DIR", "minigan/none")).parent.name == "minigan":
     # Both: the variable is read when Numba is imported, and somebody may have imported it before us.
     os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = _cache_folder()
+
+
+def _load_threads() -> None:
+    """Loads Numba's OpenMP layer, which reads the variable once; other users of OpenMP keep their own setting."""
+    os.environ["GOMP_SPINCOUNT"] = "1000"
+    try:
+        with contextlib.suppress(ImportError):  # without OpenMP Numba has another layer, which does not spin
+            importlib.import_module("numba.np.ufunc.omppool")
+    finally:
+        del os.environ["GOMP_SPINCOUNT"]
+
+
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    _load_threads()

@@ -466,14 +466,12 @@ def conv2d(x: Array, w: Array, g: Geometry, out: Array | None = None) -> Array:
     """x (N, H, W, C), w (KH, KW, C, O) -> y (N, OH, OW, O)."""
     N, C, O = len(x), x.shape[3], w.shape[3]
     y = _result("conv2d", ("x", x, (N, *g.x_size, C)), ("w", w, (*g.window, C, O)), (N, *g.y_size, O), out)
-    if _covers(g):
-        K = g.window[0] * g.window[1] * C
-        np.matmul(x.reshape(N, K), w.reshape(K, O), out=y.reshape(N, O))
-    elif x.size == 0 or w.size == 0:
+    g, C = _as_one_pixel(g, C)
+    if x.size == 0 or w.size == 0:
         y[...] = 0
     else:
-        scratch = _scratch(x.dtype)
-        _gather_product(_flat(x), x.shape, _flat(w), O, 1, y.reshape(-1), O, _forward(g, C, O), scratch)
+        size = (N, *g.x_size, C)
+        _gather_product(_flat(x), size, _flat(w), O, 1, y.reshape(-1), O, _forward(g, C, O), _scratch(x.dtype))
     return y
 
 
@@ -482,16 +480,14 @@ def conv_transpose2d(y: Array, w: Array, g: Geometry, out: Array | None = None) 
     """y (N, OH, OW, O), w (KH, KW, C, O) -> x (N, H, W, C)."""
     N, C, O = len(y), w.shape[2], w.shape[3]
     x = _result("conv_transpose2d", ("y", y, (N, *g.y_size, O)), ("w", w, (*g.window, C, O)), (N, *g.x_size, C), out)
-    if _covers(g):
-        K = g.window[0] * g.window[1] * C
-        np.matmul(y.reshape(N, O), w.reshape(K, O).T, out=x.reshape(N, K))
-    elif y.size == 0 or w.size == 0:
+    g, C = _as_one_pixel(g, C)
+    if y.size == 0 or w.size == 0:
         x[...] = 0
     else:
         scratch = _scratch(y.dtype)
         source, weight, target = _flat(y), _flat(w), x.reshape(-1)
         if 2 * C <= columns(y):
-            _scatter_product(source, y.shape, weight, target, x.shape, _steps(g), g.window, scratch)
+            _scatter_product(source, y.shape, weight, target, (N, *g.x_size, C), _steps(g), g.window, scratch)
         else:
             grids = _phases(g, C, O)
             if not np.all(grids["high"] * grids["wide"]):  # pixels that no tap reaches
@@ -505,20 +501,20 @@ def conv2d_weight(x: Array, y: Array, g: Geometry, out: Array | None = None) -> 
     """x (N, H, W, C), y (N, OH, OW, O) -> w (KH, KW, C, O)."""
     N, C, O = len(x), x.shape[3], y.shape[3]
     w = _result("conv2d_weight", ("x", x, (N, *g.x_size, C)), ("y", y, (N, *g.y_size, O)), (*g.window, C, O), out)
-    if _covers(g):
-        K = g.window[0] * g.window[1] * C
-        np.matmul(x.reshape(N, K).T, y.reshape(N, O), out=w.reshape(K, O))
-    elif x.size == 0 or y.size == 0:
+    g, C = _as_one_pixel(g, C)
+    if x.size == 0 or y.size == 0:
         w[...] = 0
     else:
-        scratch = _scratch(x.dtype)
-        _weight_product(_flat(x), x.shape, _flat(y), y.shape, _steps(g), g.window, w.reshape(-1), scratch)
+        size = (N, *g.x_size, C)
+        _weight_product(_flat(x), size, _flat(y), y.shape, _steps(g), g.window, w.reshape(-1), _scratch(x.dtype))
     return w
 
 
-def _covers(g: Geometry) -> bool:
-    """Whether the window is the whole input, so that y is one pixel and the trio is three plain products."""
-    return g.window == g.x_size and g.padding == (0, 0)
+def _as_one_pixel(g: Geometry, C: int) -> tuple[Geometry, int]:
+    """A window that covers the whole input meets one pixel of KH * KW * C channels: the same product, in one run."""
+    if g.window == g.x_size and g.padding == (0, 0):
+        return Geometry((1, 1), (0, 0), (1, 1), (1, 1)), g.window[0] * g.window[1] * C
+    return g, C
 
 
 def _steps(g: Geometry) -> tuple[int, int, int, int]:
