@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -234,8 +234,8 @@ def grad(
                 message = f"grad: y does not depend on xs[{i}] of shape {x.shape}; pass allow_unused=True to get zeros"
                 raise RuntimeError(message)
             found[node] = Tensor(np.zeros_like(x.array))
-    results = [found[node] for node in targets]
-    return cast(Targets, results[0] if isinstance(xs, Tensor) else tuple(results))
+    results = tuple([found[node] for node in targets])
+    return results[0] if isinstance(xs, Tensor) else results  # type: ignore[return-value]  # not seen: Targets is Tensor
 
 
 def backward(y: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:

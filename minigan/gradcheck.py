@@ -40,7 +40,7 @@ def gradcheck(f: Op, inputs: Sequence[Any], tolerance: float = 1e-6, seed: int =
 def gradgradcheck(f: Op, inputs: Sequence[Any], tolerance: float = 1e-5, seed: int = 0) -> None:
     """The same for the second derivative: `gradcheck` of f's recorded gradient, upstream gradient included."""
     arrays = _as_arrays(inputs)
-    upstream = np.random.default_rng(seed).standard_normal(f(*_leaves(arrays)).shape)
+    upstream = np.asarray(np.random.default_rng(seed).standard_normal(f(*_leaves(arrays)).shape))
 
     def gradients(*tensors: Tensor) -> Tensor:
         *xs, gradient = tensors
@@ -48,7 +48,7 @@ def gradgradcheck(f: Op, inputs: Sequence[Any], tolerance: float = 1e-5, seed: i
         weights = np.random.default_rng(seed + 1)
         total = Tensor(np.zeros(()))
         for g in found:
-            total = total + (g * Tensor(weights.standard_normal(g.shape))).sum()
+            total = total + (g * weights.standard_normal(g.shape)).sum()
         return total
 
     _check(gradients, [*arrays, upstream], tolerance, seed + 2, "gradgradcheck")
@@ -81,7 +81,7 @@ def _check(f: Op, arrays: list[Array], tolerance: float, seed: int, name: str) -
         except GradcheckError:
             if attempt == RESAMPLES - 1:
                 raise
-            arrays = [a + 0.01 * rng.standard_normal(a.shape) for a in arrays]
+            arrays = [np.asarray(a + 0.01 * rng.standard_normal(a.shape)) for a in arrays]
 
 
 def _check_once(f: Op, arrays: list[Array], tolerance: float, rng: np.random.Generator, name: str) -> None:

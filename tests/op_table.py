@@ -154,7 +154,7 @@ def dropout_of_seed(x: Any) -> mg.Tensor:
 
 
 def dropout_reference(x: Array) -> Array:
-    return x * (mg.random.Generator(7, "dropout").uniform(x.shape, x.dtype) >= 0.5) * 2
+    return x * (mg.random.Generator(7, "dropout").uniform(x.shape) >= 0.5) * 2
 
 
 labels = np.array([2, 0, 1])

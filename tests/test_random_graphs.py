@@ -118,7 +118,7 @@ def matmul(a: Value, b: Value) -> Value:
 
 
 def tanh(x: Value) -> Value:
-    y = Value(np.tanh(x.array), (x, lambda g: g / np.cosh(np.arctanh(y.array)) ** 2))
+    y = Value(np.tanh(x.array), (x, lambda g: g * (1 - y.array**2)))
     return y.saves(y)
 
 
@@ -458,7 +458,7 @@ class RandomGraphs(RuleBasedStateMachine):
 
 
 TestRandomGraphs = RandomGraphs.TestCase
-TestRandomGraphs.settings = settings(max_examples=80, stateful_step_count=30)
+TestRandomGraphs.settings = settings(max_examples=120, stateful_step_count=40)
 
 
 # ---- what the machine found, each in a few lines --------------------------------------------------------------------

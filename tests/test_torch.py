@@ -235,6 +235,17 @@ def test_double_backward_of_batch_norm():
         close(g, h, 1e-9)
 
 
+def test_batch_norm_whose_gain_comes_from_its_input():
+    """A gradient that is recorded from batch norm's definition must not count the path through gamma twice."""
+    agree(
+        lambda x: ops.batch_norm(x, x.mean((0, 1, 2)), ops.var(x, (0, 1, 2))),
+        lambda x: on_images(F.batch_norm, training=True)(
+            x, None, None, x.mean((0, 1, 2)), x.var((0, 1, 2), correction=0)
+        ),
+        rng(18).standard_normal((4, 3, 3, 5)),
+    )
+
+
 @pytest.mark.parametrize("affine", [(5,), (3, 4, 5)], ids=["a gain for each channel", "a gain for each element"])
 def test_layer_norm(affine):
     draw = rng(4).standard_normal

@@ -17,5 +17,5 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: Generator 
     (tensor,) = as_tensors("dropout", [x])
     if not training or p == 0:
         return tensor
-    keep = (generator or stream("dropout")).uniform(tensor.shape, tensor.dtype) >= p
+    keep = (generator or stream("dropout")).uniform(tensor.shape) >= p
     return tensor * Tensor.of((keep / (1 - p)).astype(tensor.dtype))
