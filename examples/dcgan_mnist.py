@@ -54,10 +54,10 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=positive(int), default=2000, help="updates of each net")
+    length.add_argument("--steps", type=positive(int), default=3000, help="updates of each net")
     length.add_argument("--epochs", type=positive(int), default=None, help="passes over the data, in place of --steps")
     parser.add_argument("--image-size", type=int, default=28, choices=sorted(LATENT), help="pixels")
-    parser.add_argument("--width", type=positive(int), default=16, help="channels of the widest layer's neighbour")
+    parser.add_argument("--width", type=positive(int), default=32, help="channels of the layers next to the image")
     parser.add_argument("--batch-size", type=positive(int), default=64)
     parser.add_argument("--lr", type=positive(float), default=2e-4, help="Adam's step size")
     parser.add_argument("--seed", type=int, default=0, help="of all random numbers")
@@ -86,7 +86,9 @@ def main() -> int:
                       "objective": NON_SATURATING.name, "minigan": minigan.__version__})  # fmt: skip
     print(f"G has {count(G):,} parameters, D {count(D):,}; writing to {run.path}")
     if minigan.kernels.backend() == "auto":
-        print("The first step compiles the kernels, once: half a minute where no earlier run has left them in the cache.")
+        print(
+            "The first step compiles the kernels, once: half a minute where no earlier run has left them in the cache."
+        )
     started = time.perf_counter()
     done = 0
 
@@ -121,7 +123,8 @@ def main() -> int:
     if trouble:
         print(f"{trouble} The weights are in {weights}.")
         return 130 if trouble.startswith("Interrupted") else 1
-    print(f"{steps} steps in {seconds:.0f} s, {steps * args.batch_size / seconds:.0f} images/s; look at {run.path}/samples")
+    rate = steps * args.batch_size / seconds
+    print(f"{steps} steps in {seconds:.0f} s, {rate:.0f} images/s; look at {run.path}/samples")
     return 0
 
 
@@ -132,5 +135,8 @@ def count(net: minigan.nn.Module) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
     except (OSError, ValueError) as error:
         sys.exit(f"{Path(__file__).name}: {error}")

@@ -5,7 +5,7 @@ Read in this order: tensor.py, autograd.py, ops/, nn/, optim.py, gan/; and kerne
 
 from .tensor import Tensor, from_dlpack, ones, zeros  # isort: skip - first, see the end of tensor.py
 
-from . import kernels, nn, ops, optim, random
+from . import graph, kernels, nn, ops, optim, random
 from ._version import __version__
 from .autograd import Function, backward, detect_anomaly, grad, is_recording, no_grad, rederive
 from .gradcheck import check_recorded, gradcheck, gradgradcheck
@@ -23,6 +23,7 @@ __all__ = [
     "grad",
     "gradcheck",
     "gradgradcheck",
+    "graph",
     "is_recording",
     "kernels",
     "manual_seed",

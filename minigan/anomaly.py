@@ -1,4 +1,4 @@
-"""The search for the first NaN, for `detect_anomaly()`: which op produced it, and which line of the program called it."""
+"""The search for the first NaN, for `detect_anomaly()`: which op produced it, called by which line of the program."""
 
 import traceback
 from pathlib import Path

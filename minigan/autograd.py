@@ -235,7 +235,7 @@ def grad(
                 raise RuntimeError(message)
             found[node] = Tensor(np.zeros_like(x.array))
     results = tuple([found[node] for node in targets])
-    return results[0] if isinstance(xs, Tensor) else results  # type: ignore[return-value]  # not seen: Targets is Tensor
+    return results[0] if isinstance(xs, Tensor) else results  # type: ignore[return-value]  # Targets is Tensor
 
 
 def backward(y: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
@@ -293,7 +293,7 @@ def _differentiate(
             g = gradients[node] if node in wanted else gradients.pop(node)
             if targets is None and node.owner is not None:
                 _accumulate(node.owner(), g)
-            if isinstance(node, Function):
+            if isinstance(node, Function) and any([p in useful for p in node.parents]):
                 _propagate(node, g, useful, gradients)
                 if not retain_graph:
                     node.release()
@@ -303,8 +303,6 @@ def _differentiate(
 def _propagate(node: Function, g: Tensor, useful: set[Node], gradients: dict[Node, Tensor]) -> None:
     """Runs one node's backward and hands the results to its parents."""
     node.needs = tuple([p in useful for p in node.parents])
-    if not any(node.needs):
-        return
     if _mode.anomaly:  # a NaN inside of this backward is this node's, not that of the ops that it is made of
         with _switched("anomaly", False):
             results = node.backward(g)
@@ -327,7 +325,7 @@ def _propagate(node: Function, g: Tensor, useful: set[Node], gradients: dict[Nod
 def _accumulate(tensor: Tensor | None, g: Tensor) -> None:
     """`tensor.grad += g`, in an array of its own: the same g may be the gradient of another leaf too."""
     if tensor is not None:
-        tensor.grad = kernels.copy(g.array) if tensor.grad is None else kernels.add(tensor.grad, g.array)
+        tensor.grad = kernels.copy(g.array) if tensor.grad is None else np.asarray(kernels.add(tensor.grad, g.array))
 
 
 # ---- fused ops ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,11 @@ from .tensor import Array, Tensor
 class Optimizer:
     """Base: holds the parameters and, for each, a dict of state arrays. A subclass defines `update`."""
 
+    names: tuple[str, ...] = ()  # of the state arrays
+
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float) -> None:
+        if isinstance(params, Tensor):
+            raise TypeError(f"{type(self).__name__}: params must be a list of tensors, not one tensor: write [p]")
         self.params = list(params)
         if not self.params:
             raise ValueError(f"{type(self).__name__}: there are no parameters to optimize")
@@ -24,7 +28,7 @@ class Optimizer:
         self.state: list[dict[str, Array]] = [{} for _ in self.params]
 
     def update(self, p: Array, g: Array, state: dict[str, Array]) -> None:
-        """Moves p in place. `self.steps` is 1 in the first step."""
+        """Moves p in place; `state` is empty in p's first step."""
         raise NotImplementedError
 
     def step(self) -> None:
@@ -45,14 +49,19 @@ class Optimizer:
         return {"steps": self.steps, "state": [{k: v.copy() for k, v in s.items()} for s in self.state]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a `state_dict`. ValueError if it was made for other parameters."""
+        """Takes over a `state_dict`. ValueError if it was made for other parameters or by another rule."""
         if len(state["state"]) != len(self.params):
             raise ValueError(
                 f"{type(self).__name__}: the state is of {len(state['state'])} parameters, not of {len(self.params)}"
             )
         for i, (param, arrays) in enumerate(zip(self.params, state["state"], strict=True)):
+            if arrays and set(arrays) != set(self.names):
+                raise ValueError(
+                    f"{type(self).__name__}: the state of parameter {i} holds {', '.join(arrays)}, "
+                    f"not {', '.join(self.names) or 'nothing'}: it is another optimizer's"
+                )
             for key, array in arrays.items():
-                if array.shape != param.shape:
+                if array.ndim and array.shape != param.shape:
                     raise ValueError(
                         f"{type(self).__name__}: {key} of parameter {i} is {array.shape}, the parameter {param.shape}"
                     )
@@ -62,6 +71,8 @@ class Optimizer:
 
 class SGD(Optimizer):
     """g += weight_decay p; b = momentum b + g (b = g in the first step); p -= lr b."""
+
+    names = ("momentum",)
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
         super().__init__(params, lr, weight_decay)
@@ -78,6 +89,8 @@ class SGD(Optimizer):
 
 class RMSprop(Optimizer):
     """v = alpha v + (1 - alpha) g^2; p -= lr g / (sqrt(v) + eps) (Hinton 2012)."""
+
+    names = ("square",)
 
     def __init__(
         self,
@@ -99,7 +112,12 @@ class RMSprop(Optimizer):
 
 
 class Adam(Optimizer):
-    """m, v: running means of g and g^2; p -= lr m^ / (sqrt(v^) + eps), bias-corrected (Kingma & Ba 2015)."""
+    """m, v: running means of g and g^2; p -= lr m^ / (sqrt(v^) + eps), bias-corrected (Kingma & Ba 2015).
+
+    Each parameter counts its own steps: one that gets its first gradient late is corrected as in a first step.
+    """
+
+    names = ("m", "v", "step")
 
     def __init__(
         self,
@@ -116,7 +134,8 @@ class Adam(Optimizer):
 
     def update(self, p: Array, g: Array, state: dict[str, Array]) -> None:
         if not state:
-            state["m"], state["v"] = np.zeros_like(p), np.zeros_like(p)
+            state |= {"m": np.zeros_like(p), "v": np.zeros_like(p), "step": np.zeros((), np.int64)}
+        state["step"] += 1
         kernels.adam(
             p,
             g,
@@ -127,7 +146,7 @@ class Adam(Optimizer):
             beta2=self.betas[1],
             eps=self.eps,
             weight_decay=self.weight_decay,
-            step=self.steps,
+            step=int(state["step"]),
         )
 
 

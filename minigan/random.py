@@ -38,13 +38,13 @@ class Generator:
     def uniform(self, shape: Shape, dtype: DTypeLike = np.float32) -> Array:
         """Uniform numbers in [0, 1)."""
         n = _size(shape)
-        start = self._advance(n * np.dtype(dtype).itemsize // 4)
+        start = self._advance(n * _words(dtype))
         return _shaped(kernels.uniform(self.key, start, n, np.dtype(dtype)), shape)
 
     def normal(self, shape: Shape, dtype: DTypeLike = np.float32) -> Array:
         """Normal numbers of mean 0 and deviation 1 (Box-Muller)."""
         n = _size(shape)
-        start = self._advance((n + n % 2) * np.dtype(dtype).itemsize // 4)
+        start = self._advance((n + n % 2) * _words(dtype))
         return _shaped(kernels.normal(self.key, start, n, np.dtype(dtype)), shape)
 
     def permutation(self, n: int) -> Array:
@@ -73,6 +73,13 @@ class Generator:
 
 def _size(shape: Shape) -> int:
     return shape if isinstance(shape, int) else prod(shape)
+
+
+def _words(dtype: DTypeLike) -> int:
+    """How many 32-bit words a number takes."""
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise TypeError(f"Generator: draws float32 or float64, not {np.dtype(dtype)}; convert the result instead")
+    return np.dtype(dtype).itemsize // 4
 
 
 def _shaped(values: Array, shape: Shape) -> Array:

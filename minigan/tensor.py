@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,9 @@ class Tensor:
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
         if not self.is_leaf:
-            raise RuntimeError(f"requires_grad can be set on leaves only; this one comes from {self.node}: use detach()")
+            raise RuntimeError(
+                f"requires_grad can be set on leaves only; this one comes from {self.node}: use detach()"
+            )
         if value and self.dtype not in FLOATS:
             raise TypeError(f"requires_grad: only float32 and float64 can be differentiated, not {self.dtype}")
         if value != self.requires_grad:
@@ -179,6 +182,10 @@ class Tensor:
             yield self.array
         finally:
             self._version[0] += 1
+
+    def replace(self, array: Array) -> None:
+        """Other memory of the same shape, as a write; the gradient is dropped."""
+        self.array, self.grad, self._version = array, None, [self.version + 1]
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if autograd.is_recording() and (self.requires_grad or getattr(value, "requires_grad", False)):
@@ -286,7 +293,7 @@ class Tensor:
 
     def flatten(self, start: int = 0) -> Tensor:
         """The axes from `start` on as one."""
-        return ops.reshape(self, (*self.shape[:start], -1))
+        return ops.reshape(self, (*self.shape[:start], prod(self.shape[start:])))
 
     def astype(self, dtype: DTypeLike) -> Tensor:
         return ops.astype(self, dtype)

@@ -126,7 +126,10 @@ def pooled(x: Array, reduce: Callable[..., Array], window: int, stride: int, pad
     return np.stack(
         [
             np.stack(
-                [reduce(x[:, i * stride : i * stride + window, j * stride : j * stride + window], (1, 2)) for j in range(OW)],
+                [
+                    reduce(x[:, i * stride : i * stride + window, j * stride : j * stride + window], (1, 2))
+                    for j in range(OW)
+                ],
                 1,
             )
             for i in range(OH)
@@ -177,9 +180,7 @@ def conv_rows() -> list[Row]:
     rows = []
     for name, k, s, p, x_size in conv_geometries:
         g = mg.kernels.Geometry(pairs(s), pairs(p), k, x_size)
-        extra = tuple(
-            x_size[i] - ((g.y_size[i] - 1) * g.stride[i] - 2 * g.padding[i] + k[i]) for i in (0, 1)
-        )
+        extra = tuple(x_size[i] - ((g.y_size[i] - 1) * g.stride[i] - 2 * g.padding[i] + k[i]) for i in (0, 1))
         sizes_nco = dict(N=st.integers(1, 2), C=st.integers(1, 2), O=st.integers(1, 2))
         x = partial(lambda x_size, N, C, O: (N, *x_size, C), x_size)
         w = partial(lambda k, N, C, O: (*k, C, O), k)

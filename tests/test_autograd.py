@@ -69,7 +69,9 @@ def test_the_callers_array_is_copied() -> None:
 def test_dtypes_that_do_not_mix() -> None:
     with pytest.raises(TypeError, match=r"add: dtypes float32 and float64 do not mix; convert one with \.astype"):
         mg.ones(2) + np.ones(2)
-    with pytest.raises(TypeError, match="dtype float16 is not supported; use float32, float64, an integer type or bool"):
+    with pytest.raises(
+        TypeError, match="dtype float16 is not supported; use float32, float64, an integer type or bool"
+    ):
         mg.Tensor(np.zeros(2, np.float16))
     with pytest.raises(TypeError, match="requires_grad: only float32 and float64 can be differentiated, not int64"):
         mg.Tensor(np.arange(2), requires_grad=True)
@@ -115,9 +117,9 @@ def test_writing_counts_a_version_and_is_refused_on_results() -> None:
         pass
     frozen = np.zeros(2)
     frozen.flags.writeable = False
-    with pytest.raises(ValueError, match="writing: the memory behind this tensor is read-only"):
-        with mg.from_dlpack(mg.Tensor(frozen)).writing():
-            pass
+    message = "writing: the memory behind this tensor is read-only"
+    with pytest.raises(ValueError, match=message), mg.from_dlpack(mg.Tensor(frozen)).writing():
+        pass
 
 
 def test_item_assignment() -> None:
@@ -300,11 +302,17 @@ def test_gradient_argument() -> None:
     [
         (lambda x: (x * x).backward(), r"backward: y has shape \(2,\), not a single number; use \.sum\(\)"),
         (lambda x: mg.grad(x * x, x), r"grad: y has shape \(2,\), not a single number"),
-        (lambda x: x[0].detach().backward(), "backward: this tensor does not require a gradient: nothing that led to it does"),
+        (
+            lambda x: x[0].detach().backward(),
+            "backward: this tensor does not require a gradient: nothing that led to it does",
+        ),
         (lambda x: x.backward(np.ones(2)), "backward: this tensor is a leaf: no op computed it"),
         (lambda x: mg.grad(x.sum(), leaf(3)), r"grad: y does not depend on xs\[0\] of shape \(3,\); pass allow_unused"),
         (lambda x: mg.grad(x.sum(), [x, mg.ones(1)]), r"grad: xs\[1\] of shape \(1,\) does not require a gradient"),
-        (lambda x: setattr(x * 2, "requires_grad", False), "requires_grad can be set on leaves only; this one comes from multiply"),
+        (
+            lambda x: setattr(x * 2, "requires_grad", False),
+            "requires_grad can be set on leaves only; this one comes from multiply",
+        ),
         (lambda x: x.sum().item() and x.item(), r"item: a tensor of shape \(2,\) holds 2 numbers, not one"),
     ],
 )
@@ -471,7 +479,9 @@ def test_batch_norm_uses_its_kernel_unless_recording(monkeypatch: pytest.MonkeyP
     assert not calls
 
 
-@given(seed=st.integers(0, 2**32 - 1), geometry=st.tuples(*[st.integers(1, 3)] * 6, st.integers(0, 3), st.integers(0, 2)))
+@given(
+    seed=st.integers(0, 2**32 - 1), geometry=st.tuples(*[st.integers(1, 3)] * 6, st.integers(0, 3), st.integers(0, 2))
+)
 @settings(max_examples=100)
 def test_trilinear_identity(seed: int, geometry: tuple[int, ...]) -> None:
     """<conv2d(x, w), y> = <x, conv_transpose2d(y, w)> = <w, conv2d_weight(x, y)>, for any geometry."""
@@ -556,7 +566,9 @@ NORM_INPUTS = [np.random.default_rng(5).standard_normal(s) for s in ((5, 2), (2,
 
 def test_a_wrong_sign_and_a_dropped_term_are_caught() -> None:
     x = np.random.default_rng(0).standard_normal(3)
-    with pytest.raises(GradcheckError, match=r"gradcheck: input 0 of shape \(3,\): relative error .* worst element is \("):
+    with pytest.raises(
+        GradcheckError, match=r"gradcheck: input 0 of shape \(3,\): relative error .* worst element is \("
+    ):
         mg.gradcheck(lambda t: WrongSign()(t), [x])
     with pytest.raises(GradcheckError, match="analytic .*, numeric "):
         mg.gradcheck(lambda t: DroppedTerm()(t), [x])
@@ -623,11 +635,20 @@ def zeros(*shape: int) -> Any:
         (lambda: mg.max(zeros(0)), "max: shape (0,) holds no elements"),
         (lambda: mg.mean(zeros(0)), "mean: shape (0,) holds no elements"),
         (lambda: mg.reshape(zeros(4), (3,)), "reshape: (4,) holds 4 elements, which do not fill (3,)"),
-        (lambda: mg.transpose(zeros(2, 3), (0, 0)), "transpose: axes (0, 0) are no order of the 2 axes of shape (2, 3)"),
+        (
+            lambda: mg.transpose(zeros(2, 3), (0, 0)),
+            "transpose: axes (0, 0) are no order of the 2 axes of shape (2, 3)",
+        ),
         (lambda: mg.broadcast_to(zeros(2), (3,)), "broadcast_to: shape (2,) does not broadcast to (3,)"),
-        (lambda: mg.Tensor(zeros(2))[2], "getitem: index 2 is out of bounds for axis 0 with size 2; the tensor has shape"),
+        (
+            lambda: mg.Tensor(zeros(2))[2],
+            "getitem: index 2 is out of bounds for axis 0 with size 2; the tensor has shape",
+        ),
         (lambda: mg.concatenate([]), "concatenate: there is nothing to concatenate: the sequence is empty"),
-        (lambda: mg.concatenate([zeros(2, 3), zeros(3, 2)]), "concatenate: shapes (2, 3), (3, 2) must be equal but for "),
+        (
+            lambda: mg.concatenate([zeros(2, 3), zeros(3, 2)]),
+            "concatenate: shapes (2, 3), (3, 2) must be equal but for ",
+        ),
         (lambda: mg.stack([zeros(2), zeros(3)]), "stack: shapes must be equal, but are (2,), (3,)"),
         (lambda: mg.pad(zeros(2), ((1, -1),)), "pad: [(1, -1)] must be 1 pairs of numbers >= 0 for shape (2,)"),
         (lambda: mg.embedding([0.5], mg.ones((2, 2))), "embedding: indices must be integers, not float64"),
@@ -712,7 +733,10 @@ def zeros(*shape: int) -> Any:
             lambda: mg.binary_cross_entropy_with_logits(zeros(2), zeros(2, 1)),
             "binary_cross_entropy_with_logits: logits (2,) and targets (2, 1) must have one shape",
         ),
-        (lambda: mg.kernels.use("gpu").__enter__(), "use: there is no backend 'gpu'; choose one of auto, reference, cpu"),
+        (
+            lambda: mg.kernels.use("gpu").__enter__(),
+            "use: there is no backend 'gpu'; choose one of auto, reference, cpu",
+        ),
     ],
 )
 def test_error_texts(call: Any, message: str) -> None:

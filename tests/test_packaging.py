@@ -52,7 +52,9 @@ def test_only_kernels_import_numba_or_cupy() -> None:
 def test_ops_ask_for_kernels_by_name() -> None:
     for path in (ROOT / "minigan" / "ops").glob("*.py"):
         for name in imports(path):
-            assert not name.startswith("minigan.kernels.") or name == "minigan.kernels.Geometry", f"{path} imports {name}"
+            assert not name.startswith("minigan.kernels.") or name == "minigan.kernels.Geometry", (
+                f"{path} imports {name}"
+            )
 
 
 def test_only_gan_knows_gans() -> None:

@@ -163,7 +163,10 @@ def test_an_interrupted_example_saves(tmp_path: Path, data: Path) -> None:
         (["--image-size", "48"], "argument --image-size: invalid choice: 48 (choose from 28, 32, 64)"),
         (["--batch-size", "257"], "dcgan_mnist.py: batches: batch size 257 must be in 1 .. 256, the number of images"),
         (["--data", "nowhere"], "nowhere"),
-        (["--lr", "1e30"], "lower the learning rate, or run inside minigan.detect_anomaly() to see which op is to blame"),
+        (
+            ["--lr", "1e30"],
+            "lower the learning rate, or run inside minigan.detect_anomaly() to see which op is to blame",
+        ),
     ],
 )
 def test_wrong_options_get_one_sentence(tmp_path: Path, data: Path, options: list[str], message: str) -> None:

@@ -34,9 +34,7 @@ def batch_norm_statistics(x: Array, out: tuple[Array, Array] | None = None) -> t
     return mean, var
 
 
-def batch_norm_apply(
-    x: Array, mean: Array, rstd: Array, gamma: Array, beta: Array, out: Array | None = None
-) -> Array:
+def batch_norm_apply(x: Array, mean: Array, rstd: Array, gamma: Array, beta: Array, out: Array | None = None) -> Array:
     """x (..., C) and four times (C,) -> gamma (x - mean) rstd + beta (..., C)."""
     op, C = "batch_norm_apply", x.shape[-1:]
     check(op, x)
@@ -131,9 +129,7 @@ def _products(gy: Array, x: Array, mean: Array, rstd: Array, sums: Array) -> Non
 
 
 @njit(cache=True)
-def _parameters(
-    sums: Array, n: int, rstd: Array, ggamma: Array, gbeta: Array, offset: Array, slope: Array
-) -> None:
+def _parameters(sums: Array, n: int, rstd: Array, ggamma: Array, gbeta: Array, offset: Array, slope: Array) -> None:
     """ggamma and gbeta, and what _gradient needs of them: gbeta / n and ggamma rstd / n."""
     blocks = sums.shape[1]
     for c in range(len(rstd)):

@@ -17,9 +17,7 @@ def batch_norm_statistics(x: Array, out: tuple[Array, Array] | None = None) -> t
     return mean, var
 
 
-def batch_norm_apply(
-    x: Array, mean: Array, rstd: Array, gamma: Array, beta: Array, out: Array | None = None
-) -> Array:
+def batch_norm_apply(x: Array, mean: Array, rstd: Array, gamma: Array, beta: Array, out: Array | None = None) -> Array:
     """x (..., C) and four times (C,) -> gamma (x - mean) rstd + beta (..., C)."""
     y: Array = np.add(gamma * (x - mean) * rstd, beta, out=out)
     return y

@@ -45,9 +45,7 @@ def pad(x: Array, widths: Sequence[Pair], value: float = 0.0, out: Array | None 
     return y
 
 
-def max_pool2d_index(
-    x: Array, window: Pair, stride: Pair, padding: Pair, out: Array | None = None
-) -> Array:
+def max_pool2d_index(x: Array, window: Pair, stride: Pair, padding: Pair, out: Array | None = None) -> Array:
     """For each pooling window of x (N, H, W, C) the flat index into x of its largest element: (N, OH, OW, C) int64.
 
     The first one wins at ties, in row order, and a NaN wins over everything.

@@ -62,9 +62,7 @@ def clip_weights(p: Array, c: float) -> Array:
     return p
 
 
-def _update(
-    op: str, run: Any, p: Array, g: Array, state: tuple[Array, ...], scalars: tuple[float, ...]
-) -> Array:
+def _update(op: str, run: Any, p: Array, g: Array, state: tuple[Array, ...], scalars: tuple[float, ...]) -> Array:
     check(op, p, g, *state)
     mutable = (result(op, array, p.shape, p.dtype).reshape(-1) for array in (p, *state))
     run(*mutable, flat(g), *map(p.dtype.type, scalars))

@@ -19,8 +19,8 @@ def batches(images: Array, batch_size: int, generator: Generator, image_size: in
     """
     if not 0 < batch_size <= len(images):
         raise ValueError(f"batches: batch size {batch_size} must be in 1 .. {len(images)}, the number of images")
-    if image_size is not None and image_size < images.shape[1]:
-        raise ValueError(f"batches: images of {images.shape[1]} pixels are not made smaller, to {image_size}")
+    if image_size is not None and image_size < max(images.shape[1:3]):
+        raise ValueError(f"batches: images of {images.shape[1:3]} pixels are not made smaller, to {image_size}")
     return _batches(images, batch_size, generator, image_size)
 
 
@@ -31,13 +31,15 @@ def _batches(images: Array, batch_size: int, generator: Generator, image_size: i
             batch = images[order[start : start + batch_size]].astype(np.float32)
             if batch.ndim == 3:
                 batch = batch[..., None]
-            if image_size is not None and image_size != images.shape[1]:
+            if image_size is not None and batch.shape[1:3] != (image_size, image_size):
                 batch = enlarge(batch, image_size)
             yield batch / np.float32(127.5) - np.float32(1)
 
 
 def enlarge(images: Array, size: int) -> Array:
-    """Bilinear: (N, H, W, C) -> (N, size, size, C), pixel centres aligned as (i + 1/2) / size."""
+    """Bilinear: (N, H, W, C) -> (N, size, size, C), pixel centres aligned as (i + 1/2) / size; bytes become float32."""
+    if images.dtype.kind != "f":
+        images = images.astype(np.float32)
     for axis in (1, 2):
         left, right, share = _neighbours(images.shape[axis], size)
         share = share.astype(images.dtype).reshape((-1, 1, 1) if axis == 1 else (-1, 1))

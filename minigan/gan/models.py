@@ -4,7 +4,19 @@ A window that the stride divides touches every pixel equally often, so no checke
 from a base of 4x4 pixels by doubling (32, 64), or of 7x7 (28), so that no size has to be cropped.
 """
 
-from ..nn import BatchNorm2d, Conv2d, ConvTranspose2d, Flatten, LeakyReLU, Module, ReLU, Sequential, Tanh, Unflatten, init
+from ..nn import (
+    BatchNorm2d,
+    Conv2d,
+    ConvTranspose2d,
+    Flatten,
+    LeakyReLU,
+    Module,
+    ReLU,
+    Sequential,
+    Tanh,
+    Unflatten,
+    init,
+)
 from ..random import Generator
 
 BASES = {28: 7, 32: 4, 64: 4}

@@ -1,10 +1,10 @@
 """The folder of one training run: everything that a run writes, each file whole or not at all.
 
-    config.json           what the run was started with
-    metrics.jsonl         one line a step
-    samples/step_*.png    8x8 images of the same 64 latent vectors
-    losses.png            what metrics.jsonl says, as curves
-    weights.safetensors   keys G.* and D.*
+config.json           what the run was started with
+metrics.jsonl         one line a step
+samples/step_*.png    8x8 images of the same 64 latent vectors
+losses.png            what metrics.jsonl says, as curves
+weights.safetensors   keys G.* and D.*
 """
 
 import json
@@ -109,7 +109,7 @@ def save_grid(path: Path, images: Array, columns: int = 8) -> None:
     for i, image in enumerate(images):
         top, left = i // columns * (H + 1) + 1, i % columns * (W + 1) + 1
         sheet[top : top + H, left : left + W] = (image + 1) / 2
-    pixels = np.repeat(np.clip(sheet, 0, 1), 3 // C, axis=2)  # grey as RGB
+    pixels = np.repeat(np.rint(255 * np.clip(sheet, 0, 1)).astype(np.uint8), 3 // C, axis=2)  # grey as RGB
     _replace(path, lambda file: imsave(file, pixels, format="png"))
 
 

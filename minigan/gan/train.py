@@ -58,15 +58,17 @@ class Player:
 
 @contextmanager
 def only_trainable(player: Player, players: Sequence[Player]) -> Iterator[None]:
-    """Freezes the nets of all other players."""
-    others = [net for other in players if other is not player for net in other.nets]
-    for net in others:
-        net.requires_grad_(False)
+    """Freezes what the other players' nets have of their own, as far as it is not frozen already."""
+    own = {id(p) for net in player.nets for p in net.parameters()}
+    parameters = {id(p): p for other in players for net in other.nets for p in net.parameters()}
+    frozen = [p for key, p in parameters.items() if key not in own and p.requires_grad]
+    for p in frozen:
+        p.requires_grad = False
     try:
         yield
     finally:
-        for net in others:
-            net.requires_grad_(True)
+        for p in frozen:
+            p.requires_grad = True
 
 
 def train(game: Game, players: Sequence[Player], steps: int, callbacks: Iterable[Callback] = ()) -> None:
@@ -74,6 +76,7 @@ def train(game: Game, players: Sequence[Player], steps: int, callbacks: Iterable
 
     NotFiniteError, before anything is updated by it, if a loss is NaN or infinite.
     """
+    callbacks = list(callbacks)
     for step in range(1, steps + 1):
         logs: Logs = {}
         for player in players:

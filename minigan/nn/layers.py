@@ -126,14 +126,23 @@ class LayerNorm(Module):
         self.gamma = Parameter(np.ones(channels, np.float32))
         self.beta = Parameter(np.zeros(channels, np.float32))
 
-    def forward(self, x: Any) -> Tensor:
+    def check_channels(self, x: Tensor) -> None:
+        if x.shape[-1:] != self.gamma.shape:  # one channel would broadcast
+            raise ValueError(
+                f"{type(self).__name__}: x {x.shape} must have the channels of gamma {self.gamma.shape}, last"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_channels(x)
         return ops.layer_norm(x, self.gamma, self.beta, self.eps)
 
 
 class InstanceNorm2d(LayerNorm):
     """Each channel of each image to mean 0 and variance 1 over its pixels, times gamma, plus beta."""
 
-    def forward(self, x: Any) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 4:
+            self.check_channels(x)
         return ops.instance_norm(x, self.gamma, self.beta, self.eps)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..tensor import Array, Tensor
+from ..tensor import FLOATS, Array, Tensor
 
 M = TypeVar("M", bound="Module")
 
@@ -102,8 +102,10 @@ class Module:
 
     def astype(self: M, dtype: Any) -> M:
         """Converts parameters and buffers to float32 or float64, in place; gradients are dropped."""
+        if np.dtype(dtype) not in FLOATS:
+            raise TypeError(f"astype: a module is float32 or float64, not {np.dtype(dtype)}")
         for _, tensor in self._named_tensors():
-            tensor.array, tensor.grad = tensor.array.astype(dtype), None
+            tensor.replace(tensor.array.astype(dtype))
         return self
 
     def state_dict(self) -> dict[str, Array]:

@@ -1,0 +1,484 @@
+"""Data in batches, objectives in closed form, and the training loop: turns, freezing, failures, memory, convergence."""
+
+import gc
+import math
+import re
+import tracemalloc
+import weakref
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice, repeat
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import minigan as mg
+from minigan import nn
+from minigan.data import batches, enlarge
+from minigan.gan import NON_SATURATING, Game, NotFiniteError, Objective, Player, train, two_player
+from minigan.gan.train import only_trainable, probability
+from minigan.optim import SGD, Adam
+from minigan.random import Generator
+
+Array = Any
+
+
+def pictures(n: int, *shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), np.uint8)
+
+
+# ---- batches --------------------------------------------------------------------------------------------------------
+
+
+def numbered(n: int) -> Array:
+    """Images that can be recognised: image i is i everywhere."""
+    return np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None], (n, 2, 3)).copy()
+
+
+def numbers(batch: Array) -> list[int]:
+    return [round((float(image[0, 0, 0]) + 1) * 127.5) for image in batch]
+
+
+def test_an_epoch_shows_every_image_once() -> None:
+    stream = batches(numbered(12), 4, Generator(0, "data"))
+    epochs = [[n for batch in islice(stream, 3) for n in numbers(batch)] for _ in range(3)]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    order = Generator(0, "data").permutation(12)
+    assert epochs[0] == order.tolist()
+
+
+def test_the_last_partial_batch_is_left_out() -> None:
+    generator = Generator(0, "data")
+    stream = batches(numbered(11), 4, generator)
+    for _ in range(3):
+        epoch = [n for batch in islice(stream, 2) for n in numbers(batch)]
+        assert len(epoch) == len(set(epoch)) == 8
+    next(stream)
+    assert generator.counter == 4 * 6  # one permutation of 11 an epoch: 22 words
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((5, 4), 1), ((5, 4, 1), 1), ((5, 4, 3), 3)])
+def test_batches_are_nhwc_float32_within_one(shape: Any, channels: int) -> None:
+    images = pictures(6, *shape)
+    images[0], images[1] = 0, 255
+    batch = next(batches(images, 6, Generator(0, "data")))
+    assert batch.shape == (6, 5, 4, channels)
+    assert batch.dtype == np.float32
+    assert (batch.min(), batch.max()) == (-1, 1)
+    order = Generator(0, "data").permutation(6)
+    np.testing.assert_allclose((batch + 1) * 127.5, images[order].reshape(batch.shape), atol=1e-4)
+
+
+def test_batches_leave_the_images_alone() -> None:
+    images = pictures(4, 5, 5)
+    before = images.copy()
+    for batch in islice(batches(images, 2, Generator(0, "data"), 8), 4):
+        batch[...] = 9
+    np.testing.assert_array_equal(images, before)
+
+
+@pytest.mark.parametrize(("n", "size"), [(28, 32), (28, 64), (3, 7), (1, 4), (2, 4)])
+def test_enlarge_against_scipy(n: int, size: int) -> None:
+    images = np.random.default_rng(0).random((2, n, n, 3))
+    expected = ndimage.zoom(images, (1, size / n, size / n, 1), order=1, mode="nearest", grid_mode=True)
+    np.testing.assert_allclose(enlarge(images, size), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_ramp_stays_a_ramp() -> None:
+    ramp = np.broadcast_to(np.arange(28.0)[:, None, None], (1, 28, 28, 1))
+    column = enlarge(ramp, 64)[0, :, 5, 0]
+    np.testing.assert_allclose(column, np.clip((np.arange(64) + 0.5) * 28 / 64 - 0.5, 0, 27), rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_enlarged_batches(size: int) -> None:
+    images = pictures(4, 28, 28)
+    images[0], images[1] = 0, 255
+    batch = next(batches(images, 4, Generator(0, "data"), size))
+    assert batch.shape == (4, size, size, 1)
+    assert batch.dtype == np.float32
+    assert batch.min() >= -1
+    assert batch.max() <= 1
+    order = Generator(0, "data").permutation(4)
+    expected = enlarge(images[order][..., None].astype(np.float64), size) / 127.5 - 1
+    np.testing.assert_allclose(batch, expected, atol=1e-5)
+
+
+def test_enlarge_takes_bytes_for_numbers() -> None:
+    images = pictures(1, 3, 3, 1)
+    np.testing.assert_allclose(enlarge(images, 6), enlarge(images.astype(np.float32), 6), atol=1)
+
+
+def test_an_image_size_means_height_and_width() -> None:
+    tall, wide = pictures(2, 8, 6), pictures(2, 6, 8)
+    assert next(batches(tall, 2, Generator(0, "data"), 8)).shape == (2, 8, 8, 1)
+    with pytest.raises(ValueError, match="are not made smaller, to 7"):
+        batches(wide, 2, Generator(0, "data"), 7)
+
+
+@pytest.mark.parametrize("size", [0, -1, 5])
+def test_batches_refuse_a_batch_size(size: int) -> None:
+    with pytest.raises(ValueError, match=f"^batches: batch size {size} must be in 1 .. 4, the number of images$"):
+        batches(pictures(4, 5, 5), size, Generator(0, "data"))
+
+
+def test_batches_refuse_to_shrink() -> None:
+    with pytest.raises(ValueError, match=r"^batches: images of \(28, 28\) pixels are not made smaller, to 16$"):
+        batches(pictures(4, 28, 28), 2, Generator(0, "data"), 16)
+
+
+# ---- objectives -----------------------------------------------------------------------------------------------------
+
+
+def logit(p: Any) -> Any:
+    p = np.asarray(p, np.float64)
+    return mg.Tensor(np.log(p / (1 - p)), requires_grad=True)
+
+
+def test_non_saturating_objective_is_minus_the_log_likelihood() -> None:
+    real, fake = [0.9, 0.6, 0.2], [0.3, 0.8]
+    d = NON_SATURATING.d(logit(real), logit(fake))
+    assert d.shape == ()
+    assert float(d) == pytest.approx(-np.mean(np.log(real)) - np.mean(np.log1p(-np.array(fake))))
+    assert float(NON_SATURATING.g(logit(fake))) == pytest.approx(-np.mean(np.log(fake)))
+    assert NON_SATURATING.name == "non-saturating"
+
+
+def test_undecided_players() -> None:
+    even = mg.Tensor([[0.0], [0.0]])
+    assert float(NON_SATURATING.d(even, even)) == pytest.approx(2 * math.log(2))
+    assert float(NON_SATURATING.g(even)) == pytest.approx(math.log(2))
+
+
+def test_who_wants_what() -> None:
+    real, fake = logit([0.7]), logit([0.7])
+    NON_SATURATING.d(real, fake).backward()
+    np.testing.assert_allclose(real.grad, [-0.3])  # D wants reals up: p - 1
+    np.testing.assert_allclose(fake.grad, [0.7])  # and fakes down: p
+    fake.grad = None
+    NON_SATURATING.g(fake).backward()
+    np.testing.assert_allclose(fake.grad, [-0.3])  # G wants fakes up
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_objectives_do_not_overflow(dtype: Any) -> None:
+    sure: Any = mg.Tensor(np.array([1000, -1000], dtype), requires_grad=True)
+    for loss in (NON_SATURATING.d(sure, sure), NON_SATURATING.g(sure)):
+        assert loss.dtype == dtype
+        sure.grad = None
+        loss.backward()
+        assert np.isfinite(sure.grad).all()
+    assert float(NON_SATURATING.d(sure, sure)) == 1000
+    assert float(NON_SATURATING.g(sure)) == 500
+    np.testing.assert_array_equal(sure.grad, [0, -0.5])  # G still learns from a sure D
+
+
+def test_probability() -> None:
+    x = logit([0.25, 0.5])
+    assert probability(x) == pytest.approx(0.375)
+    assert isinstance(probability(x), float)
+
+
+# ---- the loop -------------------------------------------------------------------------------------------------------
+
+
+class Recorder(nn.Module):
+    """A net that remembers whether its results required gradients, and whether it was training."""
+
+    def __init__(self, *layers: Any) -> None:
+        self.net: Any = nn.Sequential(*layers)
+        self.recorded: list[bool] = []
+
+    def forward(self, x: mg.Tensor) -> mg.Tensor:
+        y: mg.Tensor = self.net(x)
+        self.recorded.append(y.requires_grad)
+        return y
+
+
+def small_gan(seed: int = 0) -> tuple[Game, Recorder, Recorder, list[Player]]:
+    mg.manual_seed(seed)
+    G = Recorder(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    D = Recorder(nn.Linear(2, 8), nn.LeakyReLU(0.2), nn.Linear(8, 1))
+    game = Game(reals(Generator(seed, "data"), 4), Generator(seed, "latent"), 3, 4)
+    return game, G, D, two_player(G, D, NON_SATURATING, Adam(G.parameters()), Adam(D.parameters()))
+
+
+def reals(generator: Generator, n: int) -> Iterator[Array]:
+    while True:
+        yield generator.normal((n, 2)) + np.float32(1)
+
+
+def states(*nets: nn.Module) -> dict[str, Array]:
+    return {f"{i}.{name}": array for i, net in enumerate(nets) for name, array in net.state_dict().items()}
+
+
+def remember(rows: list[dict[str, float]], step: int, logs: dict[str, float]) -> None:
+    rows.append(logs)
+
+
+def assert_same(a: dict[str, Array], b: dict[str, Array]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_logs_and_callbacks() -> None:
+    game, _, _, players = small_gan()
+    calls: list[tuple[str, int]] = []
+    seen: list[dict[str, float]] = []
+
+    def first(step: int, logs: dict[str, float]) -> None:
+        calls.append(("first", step))
+        seen.append(logs)
+
+    train(game, players, 3, [first, lambda step, logs: calls.append(("second", step))])
+    assert calls == [(name, step) for step in (1, 2, 3) for name in ("first", "second")]
+    assert [player.name for player in players] == ["d", "g"]
+    for logs in seen:
+        assert list(logs) == ["d_loss", "d_real", "d_fake_before", "g_loss", "d_fake_after"]
+        assert all(type(value) is float for value in logs.values())
+        assert all(0 < logs[key] < 1 for key in ("d_real", "d_fake_before", "d_fake_after"))
+    assert len({logs["d_loss"] for logs in seen}) == 3
+
+
+def test_callbacks_may_come_from_an_iterator() -> None:
+    game, _, _, players = small_gan()
+    steps: list[int] = []
+    train(game, players, 3, iter([lambda step, logs: steps.append(step)]))
+    assert steps == [1, 2, 3]
+
+
+def test_every_parameter_moves() -> None:
+    game, G, D, players = small_gan()
+    before = states(G, D)
+    train(game, players, 1)
+    after = states(G, D)
+    still = {name for name in before if (before[name] == after[name]).all()}
+    assert not still - {"0.net.0.bias"}  # a bias in front of batch norm has no gradient
+
+
+def test_each_step_trains_one_player_and_freezes_the_other() -> None:
+    game, G, D, players = small_gan()
+    nets = {"d": D, "g": G}
+    turns: list[str] = []
+
+    def check_and_forget(mine: str, other: str) -> Any:
+        def after() -> None:
+            assert all(p.grad is not None for p in nets[mine].parameters())
+            assert all(p.grad is None for p in nets[other].parameters())
+            assert all(p.requires_grad for net in nets.values() for p in net.parameters())
+            nets[mine].zero_grad()
+            turns.append(mine)
+
+        return after
+
+    players[0].after, players[1].after = [check_and_forget("d", "g")], [check_and_forget("g", "d")]
+    train(game, players, 3)
+    assert turns == ["d", "g"] * 3
+
+
+def test_the_step_of_d_builds_no_graph_for_g() -> None:
+    game, G, D, players = small_gan()
+    train(game, players, 2)
+    assert G.recorded == [False, True] * 2  # D's step, G's step
+    assert D.recorded == [True, True, True] * 2  # reals, fakes, and G's fakes, through frozen weights
+    assert D.net[0].weight.version == 1 + 2  # one update a step after the start
+
+
+def test_g_makes_fakes_for_d_in_training_mode_and_both_steps_draw_anew() -> None:
+    game, G, _, players = small_gan()
+    train(game, players, 1)
+    assert game.latent.counter == 2 * 3  # two batches of 4 x 3 numbers
+    running = G.net[1].running_mean.array
+    assert running.any()
+
+
+def test_a_player_may_update_several_times_or_not_at_all() -> None:
+    game, _, _, players = small_gan()
+    players[0].updates = lambda step: 3
+    players[1].updates = lambda step: step % 2
+    hooks: list[str] = []
+    players[0].after = [lambda: hooks.append("first"), lambda: hooks.append("second")]
+    logs: list[dict[str, float]] = []
+    train(game, players, 2, [partial(remember, logs)])
+    assert (players[0].optimizer.steps, players[1].optimizer.steps) == (6, 1)
+    assert hooks == ["first", "second"] * 6
+    assert ["g_loss" in found for found in logs] == [True, False]
+
+
+def test_frozen_nets_are_thawed_after_an_exception() -> None:
+    game, G, D, players = small_gan()
+
+    def fails(_: Game) -> Any:
+        assert not any(p.requires_grad for p in G.parameters())
+        assert all(p.requires_grad for p in D.parameters())
+        raise KeyboardInterrupt
+
+    players[0].loss = fails
+    with pytest.raises(KeyboardInterrupt):
+        train(game, players, 1)
+    assert all(p.requires_grad for net in (G, D) for p in net.parameters())
+
+
+def test_what_the_user_froze_stays_frozen() -> None:
+    game, G, _, players = small_gan()
+    first = G.net[0].requires_grad_(False)
+    before = states(first)
+    train(game, players, 2)
+    assert not any(p.requires_grad for p in first.parameters())
+    assert_same(states(first), before)
+
+
+def test_a_net_of_two_players_is_not_frozen_for_either() -> None:
+    """As in InfoGAN, where the recogniser shares D's layers."""
+    shared, head = nn.Linear(2, 2), nn.Linear(2, 1)
+    first = Player("first", [shared], SGD(shared.parameters(), 0.1), lambda game: (mg.ones(()), {}))
+    second = Player("second", [shared, head], SGD(head.parameters(), 0.1), lambda game: (mg.ones(()), {}))
+    with only_trainable(first, [first, second]):
+        assert all(p.requires_grad for p in shared.parameters())
+        assert not any(p.requires_grad for p in head.parameters())
+    assert all(p.requires_grad for net in (shared, head) for p in net.parameters())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["d", "g"])
+def test_a_loss_that_is_not_finite_updates_nothing(name: str, value: float) -> None:
+    game, G, D, players = small_gan()
+    player, net = (players[0], D) if name == "d" else (players[1], G)
+    loss, before = player.loss, {}
+
+    def poisoned(game: Game) -> Any:
+        found, logs = loss(game)
+        before.update(states(*net.modules()) | {"steps": player.optimizer.steps})
+        return (found * value if player.optimizer.steps == 2 else found), logs
+
+    player.loss = poisoned
+    text = f"step 3: the loss of {name} is {value}; lower the learning rate, or run inside minigan.detect_anomaly()"
+    with pytest.raises(NotFiniteError, match=re.escape(text)):
+        train(game, players, 5)
+    assert issubclass(NotFiniteError, FloatingPointError)
+    assert_same(before, states(*net.modules()) | {"steps": player.optimizer.steps})
+    assert all(p.requires_grad for both in (G, D) for p in both.parameters())
+
+
+def test_anomaly_mode_names_the_op_of_a_failing_run() -> None:
+    game, _, D, players = small_gan()
+    with D.net[0].weight.writing() as array:
+        array[...] = np.nan
+    with mg.detect_anomaly(), pytest.raises(FloatingPointError, match=r"^matmul: the forward pass produced a NaN"):
+        train(game, players, 1)
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    runs = []
+    for seed in (3, 3, 4):
+        game, G, D, players = small_gan(seed)
+        logs: list[dict[str, float]] = []
+        train(game, players, 10, [partial(remember, logs)])
+        runs.append((logs, states(G, D)))
+    assert runs[0][0] == runs[1][0]
+    assert_same(runs[0][1], runs[1][1])
+    assert runs[0][0] != runs[2][0]
+
+
+def test_another_objective_is_two_functions() -> None:
+    game, G, D, _ = small_gan()
+    wgan = Objective("wgan", lambda real, fake: fake.mean() - real.mean(), lambda fake: -fake.mean())
+    logs: list[dict[str, float]] = []
+    players = two_player(G, D, wgan, SGD(G.parameters(), 0.01), SGD(D.parameters(), 0.01))
+    train(game, players, 30, [partial(remember, logs)])
+    assert logs[-1]["d_loss"] < logs[0]["d_loss"]
+
+
+def test_a_gan_learns_a_gaussian() -> None:
+    """At equilibrium D cannot tell: its loss is 2 log 2, and the fakes have the mean and spread of the reals."""
+    mg.manual_seed(0)
+    G, D = nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1))
+    data = Generator(0, "data")
+    game = Game((2 + data.normal((128, 1)) / 2 for _ in repeat(None)), Generator(0, "latent"), 1, 128)
+    players = two_player(
+        G, D, NON_SATURATING, Adam(G.parameters(), 5e-3, (0.5, 0.9)), Adam(D.parameters(), 1e-2, (0.5, 0.9))
+    )
+    losses: list[float] = []
+    train(game, players, 1200, [lambda step, logs: losses.append(logs["d_loss"])])
+    assert np.mean(losses[-200:]) == pytest.approx(2 * math.log(2), abs=0.05)
+    assert abs(np.mean(losses[:20]) - 2 * math.log(2)) > 0.1  # it was not there from the start
+    with mg.no_grad():
+        fakes = G(mg.Tensor(Generator(1, "latent").normal((1000, 1)))).array
+    assert fakes.mean() == pytest.approx(2, abs=0.25)
+    assert fakes.std() == pytest.approx(0.5, abs=0.25)
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def penalty_step(D: nn.Module, optimizer: Adam, x: Array) -> None:
+    """A step of a critic with a gradient penalty: the gradient of a gradient."""
+    images = mg.Tensor(x, requires_grad=True)
+    scores = D(images)
+    gradient = mg.grad(scores.sum(), images, create_graph=True)
+    penalty = ((gradient * gradient).sum(axis=(1, 2, 3)) - 1.0) ** 2
+    optimizer.zero_grad()
+    (scores.mean() + penalty.mean()).backward()
+    optimizer.step()
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_double_backward_steps_need_no_collector() -> None:
+    D = nn.Sequential(
+        nn.Conv2d(1, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ELU(), nn.Flatten(),
+        nn.Linear(144, 1),
+    )  # fmt: skip
+    optimizer, x = Adam(D.parameters()), Generator(0, "data").normal((8, 16, 16, 1))
+
+    def measure(steps: int) -> tuple[int, int]:
+        for _ in range(steps):
+            penalty_step(D, optimizer, x)
+        return len(gc.get_objects()), tracemalloc.get_traced_memory()[0]
+
+    measure(5)  # caches fill
+    tracemalloc.start()
+    try:
+        objects, size = measure(20)
+        more_objects, more_size = measure(200)
+    finally:
+        tracemalloc.stop()
+    assert more_objects - objects < 20
+    assert more_size - size < 400_000  # the graph of one step holds more; Python's and NumPy's free lists hold less
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_training_steps_need_no_collector() -> None:
+    game, _, _, players = small_gan()
+    train(game, players, 5)
+    counts: list[int] = []
+    train(game, players, 50, [lambda step, logs: counts.append(len(gc.get_objects()))])
+    assert counts[-1] - counts[10] < 100  # the recorders' lists grow, graphs do not
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_graph_dies_with_its_result(create_graph: bool) -> None:
+    _, G, D, _ = small_gan()
+    loss = NON_SATURATING.g(D(G(mg.Tensor(np.ones((4, 3), np.float32)))))
+    gradients = mg.grad(loss, list(G.parameters()), create_graph=create_graph)
+    nodes, stack = [], [loss.node, *(g.node for g in gradients)]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, mg.Function):
+            nodes.append(weakref.ref(node))
+            stack += node.parents
+    assert len(nodes) > 10
+    del node, loss, gradients
+    assert not [ref() for ref in nodes if ref() is not None]
