@@ -258,7 +258,7 @@ def _start(caller: str, y: Tensor, gradient: Any) -> tuple[Node, Tensor]:
     if gradient is None:
         if y.size != 1:
             raise RuntimeError(
-                f"{caller}: y has shape {y.shape}, not a single number; use .sum(), .mean() or pass gradient= of its shape"
+                f"{caller}: y has shape {y.shape}, not a single number; use .sum(), .mean() or a gradient= of its shape"
             )
         gradient = np.ones_like(y.array)
     g = gradient if isinstance(gradient, Tensor) else Tensor(gradient, dtype=y.dtype)

@@ -125,6 +125,12 @@ def test_batches_refuse_a_batch_size(size: int) -> None:
         batches(pictures(4, 5, 5), size, Generator(0, "data"))
 
 
+def test_batches_refuse_other_numbers_than_bytes() -> None:
+    """Images in [0, 1] would come out as almost -1, and the run would learn black."""
+    with pytest.raises(TypeError, match="float64"):
+        batches(np.zeros((4, 5, 5)), 2, Generator(0, "data"))
+
+
 def test_batches_refuse_to_shrink() -> None:
     with pytest.raises(ValueError, match=r"^batches: images of \(28, 28\) pixels are not made smaller, to 16$"):
         batches(pictures(4, 28, 28), 2, Generator(0, "data"), 16)

@@ -94,6 +94,15 @@ def test_sequential_is_a_sequence() -> None:
     assert nn.Sequential()(x) is x
 
 
+def test_a_sequential_with_more_parts_has_them_all() -> None:
+    class Skip(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(2, 2, bias=False))
+            self.gate = nn.Linear(2, 2, bias=False)
+
+    assert sorted(Skip().state_dict()) == ["0.weight", "gate.weight"]
+
+
 def test_train_and_eval_reach_every_module() -> None:
     net = Block()
     assert all(module.training for module in net.modules())
@@ -230,6 +239,14 @@ def test_load_state_dict_lists_all_that_is_wrong_and_writes_nothing() -> None:
     )
     for name, array in net.state_dict().items():
         np.testing.assert_array_equal(array, before[name])
+
+
+def test_load_state_dict_writes_nothing_if_a_value_is_no_number() -> None:
+    net = nn.Linear(2, 2)
+    before = net.state_dict()
+    with pytest.raises((ValueError, TypeError)):
+        net.load_state_dict({"weight": np.zeros((2, 2)), "bias": np.array(["a", "b"])})
+    np.testing.assert_array_equal(net.weight.array, before["weight"])
 
 
 def test_weights_loaded_between_forward_and_backward_are_noticed() -> None:
@@ -381,6 +398,12 @@ def test_upsample_and_pools_by_hand() -> None:
 def test_errors_of_layers(call: Any, text: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
         call()
+
+
+def test_linear_refuses_a_bias_of_another_width() -> None:
+    """One output channel would broadcast, and leave as five."""
+    with pytest.raises(ValueError, match=re.escape("(5,)")):
+        mg.linear(mg.ones((2, 3)), mg.ones((3, 1)), mg.ones(5))
 
 
 # ---- dropout and embedding ------------------------------------------------------------------------------------------
