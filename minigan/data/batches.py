@@ -17,6 +17,8 @@ def batches(images: Array, batch_size: int, generator: Generator, image_size: in
     Every epoch is a new permutation from `generator`; the last, partial batch is left out. `image_size` enlarges
     (bilinearly). ValueError if a batch is larger than the data.
     """
+    if images.dtype != np.uint8:
+        raise TypeError(f"batches: images must be uint8, 0 to 255, not {images.dtype}")
     if not 0 < batch_size <= len(images):
         raise ValueError(f"batches: batch size {batch_size} must be in 1 .. {len(images)}, the number of images")
     if image_size is not None and image_size < max(images.shape[1:3]):

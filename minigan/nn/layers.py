@@ -284,10 +284,14 @@ class Sequential(Module):
         self.layers = layers
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
-        return ((str(i), layer) for i, layer in enumerate(self.layers))
+        yield from ((str(i), layer) for i, layer in enumerate(self.layers))
+        yield from super().named_children()
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.layers)
 
     def __getitem__(self, index: int) -> Module:
         return self.layers[index]

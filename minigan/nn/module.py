@@ -125,9 +125,10 @@ class Module:
                 faults.append(f"{name} has shape {np.shape(state[name])}, but here it is {tensor.shape}")
         if faults:
             raise ValueError(f"load_state_dict: the state does not fit {type(self).__name__}: {'; '.join(faults)}")
+        arrays = {name: np.asarray(state[name], tensor.dtype) for name, tensor in own.items()}
         for name, tensor in own.items():
             with tensor.writing() as array:
-                array[...] = np.asarray(state[name])
+                array[...] = arrays[name]
 
     def options(self) -> str:
         """What `repr` shows between the brackets."""

@@ -50,5 +50,7 @@ def linear(x: Any, w: Tensor, b: Tensor | None = None) -> Tensor:
     if tensor.ndim == 0 or w.ndim != 2 or tensor.shape[-1] != w.shape[0]:
         found = tensor.shape[-1] if tensor.ndim else "no"
         raise ValueError(f"linear: x has {found} channels {tensor.shape} but w expects {w.shape[0]} {w.shape}")
+    if b is not None and b.shape != w.shape[1:]:
+        raise ValueError(f"linear: bias has shape {b.shape} but the output has {w.shape[1]} channels")
     y = matmul(tensor, w)
     return y if b is None else y + b
