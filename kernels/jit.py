@@ -6,7 +6,7 @@ every kernel source. `NUMBA_CACHE_DIR` overrides it.
 
 GNU OpenMP's threads wait for work, and for each other, by spinning. On a machine that does anything else besides, the
 one that is awaited has lost its core to somebody, and the step takes ten times as long. Ours give up their core
-after some microseconds. `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` override it.
+after a fraction of a millisecond. `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` override it.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ if Path(os.environ.get("NUMBA_CACHE_DIR", "minigan/none")).parent.name == "minig
 
 def _load_threads() -> None:
     """Loads Numba's OpenMP layer, which reads the variable once; other users of OpenMP keep their own setting."""
-    os.environ["GOMP_SPINCOUNT"] = "1000"
+    os.environ["GOMP_SPINCOUNT"] = "20000"
     try:
         with contextlib.suppress(ImportError):  # without OpenMP Numba has another layer, which does not spin
             importlib.import_module("numba.np.ufunc.omppool")
