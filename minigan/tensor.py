@@ -135,7 +135,7 @@ class Tensor:
         return view
 
     def __dlpack__(self, **kwargs: Any) -> Any:
-        """DLPack capsule of a read-only view; a consumer that cannot take read-only memory refuses it."""
+        """DLPack capsule marked read-only. NumPy obeys the mark, PyTorch does not: there, copy before you write."""
         return self.numpy().__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> tuple[Any, Any]:

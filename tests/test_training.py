@@ -86,9 +86,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(tmp_path: Path, *options: str) -> subprocess.Popen[str]:
+def start(tmp_path: Path, *options: str, before: str = "") -> subprocess.Popen[str]:
     """examples/dcgan_mnist.py on data that are not MNIST, in an empty folder."""
     program = (
+        f"{before}\n"
         "import functools, runpy, minigan.data as data\n"
         "data.load_mnist = functools.partial(data.load_mnist, verify=False)\n"  # other data, other checksums
         f"runpy.run_path({str(ROOT / 'examples' / 'dcgan_mnist.py')!r}, run_name='__main__')"
@@ -136,6 +137,14 @@ def test_the_example_writes_what_it_promises(tmp_path: Path, data: Path) -> None
     code, _, err = finish(start(tmp_path, *options, "--out", str(run)))
     assert code == 1
     assert err.strip() == f"dcgan_mnist.py: {run} exists already; a run needs a new folder: choose another --out"
+
+
+def test_the_example_runs_without_numba(tmp_path: Path, data: Path) -> None:
+    blocked = "import sys, warnings; sys.modules['numba'] = None; warnings.simplefilter('ignore', RuntimeWarning)"
+    options = ("--steps", "2", "--width", "2", "--batch-size", "8", "--data", str(data))
+    code, out, err = finish(start(tmp_path, *options, before=blocked))
+    assert code == 0, err
+    assert "2 steps in" in out
 
 
 def test_an_interrupted_example_saves(tmp_path: Path, data: Path) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
 
@@ -49,3 +49,11 @@ def inside(x: Array, low: float | None, high: float | None, out: Array | None = 
     if high is not None:
         mask *= x <= high
     return mask
+
+
+def cast(x: Array, dtype: DTypeLike, out: Array | None = None) -> Array:
+    """x in another dtype, always a copy."""
+    if out is None:
+        return x.astype(dtype)
+    np.copyto(out, x, casting="same_kind")
+    return out

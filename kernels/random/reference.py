@@ -49,6 +49,12 @@ def normal(key: int, counter: int, n: int, dtype: DTypeLike, out: Array | None =
     return z
 
 
+def dropout_mask(u: Array, p: float, dtype: DTypeLike, out: Array | None = None) -> Array:
+    """From uniform numbers: 0 where u < p, else 1 / (1 - p)."""
+    mask = np.empty(u.shape, dtype) if out is None else out
+    return np.multiply(u >= p, mask.dtype.type(1 / (1 - p)), out=mask)
+
+
 def check(op: str, key: int, counter: int) -> None:
     """ValueError unless 0 <= key < 2^64 and 0 <= counter < 2^128."""
     if not (0 <= key < 1 << 64 and 0 <= counter < 1 << 128):

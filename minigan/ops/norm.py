@@ -34,7 +34,7 @@ class BatchNorm(Function):
 
     def forward(self, x: Array, gamma: Array, beta: Array) -> Array:
         self.mean, self.var = kernels.batch_norm_statistics(x)
-        self.kept = (self.mean, ((self.var + self.eps) ** -0.5).astype(x.dtype, copy=False))
+        self.kept = (self.mean, kernels.power(kernels.add(self.var, x.dtype.type(self.eps)), -0.5))
         return np.asarray(kernels.batch_norm_apply(x, *self.kept, gamma, beta))
 
     def backward(self, g: Tensor) -> tuple[Tensor | None, ...]:

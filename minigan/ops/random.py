@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .. import kernels
 from ..autograd import as_tensors
 from ..random import Generator, stream
 from ..tensor import Tensor
@@ -17,5 +18,5 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: Generator 
     (tensor,) = as_tensors("dropout", [x])
     if not training or p == 0:
         return tensor
-    keep = (generator or stream("dropout")).uniform(tensor.shape) >= p
-    return tensor * Tensor.of((keep / (1 - p)).astype(tensor.dtype))
+    u = (generator or stream("dropout")).uniform(tensor.shape)
+    return tensor * Tensor.of(kernels.dropout_mask(u, p, tensor.dtype))
