@@ -197,6 +197,8 @@ def as_tensors(name: str, inputs: Sequence[Any]) -> list[Tensor]:
                 dtype = x.dtype
             elif x.dtype != dtype:
                 raise TypeError(f"{name}: dtypes {dtype} and {x.dtype} do not mix; convert one with .astype(...)")
+    if dtype is not None and dtype.kind in "iub" and any([isinstance(x, float) and not x.is_integer() for x in inputs]):
+        raise TypeError(f"{name}: a number with decimals does not mix with {dtype}; convert with .astype(...)")
     return [
         x if isinstance(x, Tensor) else Tensor(x, dtype=None if isinstance(x, np.ndarray) else dtype)  # arrays: checked
         for x in inputs

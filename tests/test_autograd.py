@@ -77,6 +77,17 @@ def test_dtypes_that_do_not_mix() -> None:
         mg.Tensor(np.arange(2), requires_grad=True)
 
 
+def test_integers_lose_no_decimals() -> None:
+    x = mg.Tensor(np.array([1, 2, 3]))
+    assert (x * 2).array.tolist() == [2, 4, 6]
+    assert (x == [1, 0, 3]).mean().item() == pytest.approx(2 / 3)
+    with pytest.raises(TypeError, match="multiply: a number with decimals does not mix with int64; convert with"):
+        x * 0.5
+    for exponent in (0.5, -1):
+        with pytest.raises(TypeError, match=f"power: int64 to the power {exponent} is no int64; convert with"):
+            x**exponent
+
+
 def test_comparisons_are_tensors_of_bool() -> None:
     x = mg.Tensor([1.0, 2.0, 3.0])
     assert (x > 2).array.tolist() == [False, False, True]

@@ -654,3 +654,12 @@ def test_errors_of_the_dcgan(make: Any) -> None:
         text = f"^dcgan: channels must be 1 or 3 and width at least 1, but are {channels} and {width}$"
         with pytest.raises(ValueError, match=text):
             make(28, channels, width)
+
+
+def test_lists_of_modules_are_found() -> None:
+    class Tower(nn.Module):
+        def __init__(self) -> None:
+            self.stages = [nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)]
+            self.scales = (nn.Parameter(1.0),)
+
+    assert list(Tower().state_dict()) == ["scales.0", "stages.0.weight", "stages.1.weight"]

@@ -281,11 +281,12 @@ class Sequential(Module):
     """One module after the other; children are named 0, 1, 2 ..."""
 
     def __init__(self, *layers: Module) -> None:
-        self.layers = layers
+        vars(self).update((str(i), layer) for i, layer in enumerate(layers))
 
-    def named_children(self) -> Iterator[tuple[str, Module]]:
-        yield from ((str(i), layer) for i, layer in enumerate(self.layers))
-        yield from super().named_children()
+    @property
+    def layers(self) -> list[Module]:
+        """The modules in order."""
+        return [part for name, part in vars(self).items() if name.isdigit()]
 
     def __len__(self) -> int:
         return len(self.layers)

@@ -1,7 +1,8 @@
 """Module: a thing with parameters. Its attributes say what it is made of; nothing has to be registered.
 
 An attribute that is a Parameter is learned, any other Tensor is a buffer (saved, but not learned: the running
-statistics of batch norm), and a Module is a child, whose names come behind its own and a dot.
+statistics of batch norm), and a Module is a child, whose names come behind its own and a dot. A list or tuple of any
+of these counts too: its elements are named `attribute.0`, `attribute.1` ...
 """
 
 from __future__ import annotations
@@ -36,11 +37,17 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         return self.forward(*args, **kwargs)
 
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        """(name, value) of all attributes, lists and tuples opened."""
+        for name, value in vars(self).items():
+            if isinstance(value, (list, tuple)):
+                yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
+            else:
+                yield name, value
+
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of the modules directly inside this one."""
-        for name, value in vars(self).items():
-            if isinstance(value, Module):
-                yield name, value
+        return ((name, value) for name, value in self._parts() if isinstance(value, Module))
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """(dotted name, module) of this module and all inside it."""
@@ -53,7 +60,7 @@ class Module:
 
     def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         for prefix, module in self.named_modules():
-            for name, value in vars(module).items():
+            for name, value in module._parts():
                 if isinstance(value, Tensor):
                     yield f"{prefix}.{name}" if prefix else name, value
 
@@ -136,7 +143,7 @@ class Module:
 
     def __repr__(self) -> str:
         count = sum(p.size for p in self.parameters())
-        shapes = [f"{k} {v.shape}" for k, v in vars(self).items() if isinstance(v, Parameter)]
+        shapes = [f"{k} {v.shape}" for k, v in self._parts() if isinstance(v, Parameter)]
         inside = ", ".join(part for part in (self.options(), *shapes) if part)
         lines = [f"{type(self).__name__}({inside})" + (f"  # {count:,} parameters" if count else "")]
         for name, child in self.named_children():

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import kernels
-from ..autograd import Function
+from ..autograd import Function, as_tensors
 from ..tensor import FLOATS, Array, Tensor, values_of
 from .shape import sum_to
 
@@ -236,6 +236,9 @@ def negative(x: Any) -> Tensor:
 def power(x: Any, exponent: Any) -> Tensor:
     """x ** exponent. For an exponent that is a tensor, x must be positive: exp(exponent * log(x))."""
     if isinstance(exponent, (int, float)):
+        (x,) = as_tensors("power", [x])
+        if x.dtype not in FLOATS and not (exponent >= 0 and float(exponent).is_integer()):
+            raise TypeError(f"power: {x.dtype} to the power {exponent} is no {x.dtype}; convert with .astype(...)")
         return Power(exponent)(x)
     return exp(multiply(log(x), exponent))
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from .. import kernels
 from ..autograd import Function, as_tensors
-from ..tensor import Array, Axis, Tensor
-from .elementwise import exp
+from ..tensor import FLOATS, Array, Axis, Tensor
+from .elementwise import astype, exp
 from .shape import broadcast_to, reshape
 
 
@@ -76,6 +76,8 @@ def sum(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The mean over the axes."""
     (tensor,) = as_tensors("mean", [x])
+    if tensor.dtype not in FLOATS:
+        tensor = astype(tensor, np.float32)  # of integers and bool: the share of hits, say
     total = sum(tensor, axis, keepdims)
     if tensor.size == 0:
         raise ValueError(f"mean: shape {tensor.shape} holds no elements")
