@@ -1,5 +1,6 @@
 """The folder of a run: which one it is, what is in it, and that a failing write leaves nothing behind."""
 
+import contextlib
 import json
 import os
 import re
@@ -231,3 +232,18 @@ def test_all_files_but_the_metrics_are_replaced_whole(run: RunFolder, monkeypatc
         with pytest.raises(OSError, match="the disk is gone"):
             write()
     assert {name: (run.path / name).read_bytes() for name in files(run.path)} == before
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run", "dcgan")
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    (run.path / "metrics.jsonl").symlink_to(full)
+    text = (
+        f"cannot write {run.path}/metrics.jsonl: No space left on device; what was written before is intact: make room,"
+    )
+    with pytest.raises(OSError, match=re.escape(text)):
+        run.log({"step": 1})
+    with contextlib.suppress(OSError):
+        run.close()

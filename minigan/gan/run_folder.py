@@ -10,7 +10,8 @@ weights.safetensors   keys G.* and D.*
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,10 +42,12 @@ class RunFolder:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Appends one line to metrics.jsonl, complete on disk before the next step."""
-        if self._metrics is None:
-            self._metrics = open(self.path / "metrics.jsonl", "a")  # noqa: SIM115 - closed by close()
-        self._metrics.write(json.dumps(row) + "\n")
-        self._metrics.flush()
+        path = self.path / "metrics.jsonl"
+        with _named(path):
+            if self._metrics is None:
+                self._metrics = open(path, "a")  # noqa: SIM115 - closed by close()
+            self._metrics.write(json.dumps(row) + "\n")
+            self._metrics.flush()
 
     def close(self) -> None:
         """Closes metrics.jsonl."""
@@ -138,8 +141,22 @@ def _replace(path: Path, write: Callable[[str], object]) -> None:
     """Writes under a temporary name and renames, so that no reader ever meets half a file."""
     part = f"{path}.part"
     try:
-        write(part)
-        os.replace(part, path)
+        with _named(path):
+            write(part)
+            os.replace(part, path)
     finally:
         if os.path.exists(part):
             os.unlink(part)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An OSError inside names the file and what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        message = (
+            f"cannot write {path}: {reason}; what was written before is intact: make room, or choose another --out"
+        )
+        raise OSError(message) from error
