@@ -113,7 +113,7 @@ def main() -> int:
             train(game, players, steps, [log])
         except KeyboardInterrupt:
             trouble = f"Interrupted after step {done} of {steps}."
-        except NotFiniteError as error:
+        except (NotFiniteError, OSError) as error:
             trouble = f"Stopped: {error}."
     run.close()
     weights = run.save_weights(G=G, D=D)
@@ -121,7 +121,7 @@ def main() -> int:
         run.plot_losses()
     seconds = time.perf_counter() - started
     if trouble:
-        print(f"{trouble} The weights are in {weights}.")
+        print(f"{trouble} The weights as they are now are in {weights}.")
         return 130 if trouble.startswith("Interrupted") else 1
     rate = steps * args.batch_size / seconds
     print(f"{steps} steps in {seconds:.0f} s, {rate:.0f} images/s; look at {run.path}/samples")

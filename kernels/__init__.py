@@ -2,9 +2,9 @@
 
 The table below is the whole list. One folder is one story: `reference.py` specifies, `cpu.py` is fast.
 Shape letters, the same in every kernel: N batch, H W image, C channels in, O channels out, KH KW window, S stride,
-P padding. Images are NHWC, weights (KH, KW, C, O), gradients `gx gw gy`. Every kernel takes `out=`, a
+P padding. Images are NHWC, weights (KH, KW, C, O), gradients `gx gw gy`. Every kernel takes `out=`, a writable
 C-contiguous array of the result's shape and dtype that is overwritten whole, and returns it; without it the result
-is a new array. Kernels never see a Tensor.
+is a new array. The optimizers' kernels work in place instead. Kernels never see a Tensor.
 """
 
 from .conv2d.geometry import Geometry

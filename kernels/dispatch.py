@@ -15,7 +15,7 @@ from typing import Any
 BACKENDS = ("auto", "reference", "cpu")
 
 KERNELS: dict[str, "Kernel"] = {}
-"""The table itself, in the order of kernels/__init__.py. Tests and benchmarks enumerate it."""
+"""The table itself, in the order of kernels/__init__.py. Tests enumerate it."""
 
 _backend = "auto"
 

@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 
 import numba
-from numba import get_num_threads, get_thread_id, njit, prange
+from numba import get_num_threads, njit, prange
 
-__all__ = ["get_num_threads", "get_thread_id", "njit", "prange"]
+__all__ = ["get_num_threads", "njit", "prange"]
 
 
 def _source_hash() -> str:
@@ -41,7 +41,8 @@ def _cache_folder() -> str:
 
 
 # A folder that a parent process of other sources chose and passed on is not the user's choice.
-if Path(os.environ.get("NUMBA_CACHE_DIR", "minigan/none")).parent.name == "minigan":
+_given = Path(os.environ.get("NUMBA_CACHE_DIR", "minigan/numba-"))
+if _given.parent.name == "minigan" and _given.name.startswith("numba-"):
     # Both: the variable is read when Numba is imported, and somebody may have imported it before us.
     os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = _cache_folder()
 

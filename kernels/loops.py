@@ -61,9 +61,10 @@ def result(op: str, out: Array | None, shape: tuple[int, ...], dtype: np.dtype[A
     """A new array, or `out`; ValueError unless `out` is C-contiguous, of that shape and dtype."""
     if out is None:
         return np.empty(shape, dtype)
-    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-        order = "" if out.flags.c_contiguous else "non-contiguous "
-        raise ValueError(f"{op}: writes into a C-contiguous {dtype} {shape}, not a {order}{out.dtype} {out.shape}")
+    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
+        kind = "" if out.flags.c_contiguous else "non-contiguous "
+        kind += "" if out.flags.writeable else "read-only "
+        raise ValueError(f"{op}: writes into a C-contiguous {dtype} {shape}, not a {kind}{out.dtype} {out.shape}")
     return out
 
 

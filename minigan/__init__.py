@@ -3,11 +3,12 @@
 Read in this order: tensor.py, autograd.py, ops/, nn/, optim.py, gan/; and kernels/ beside them.
 """
 
-from .tensor import Tensor, from_dlpack, ones, zeros  # isort: skip - first, see the end of tensor.py
+from .tensor import Tensor  # isort: skip - first, see the end of tensor.py
 
 from . import graph, kernels, nn, ops, optim, random
 from ._version import __version__
 from .autograd import Function, backward, detect_anomaly, grad, is_recording, no_grad, rederive
+from .creation import from_dlpack, ones, zeros
 from .gradcheck import check_recorded, gradcheck, gradgradcheck
 from .ops import *  # noqa: F403 - the table of contents of ops/ is ops.__all__
 from .random import manual_seed

@@ -20,7 +20,7 @@ import numpy as np
 
 from . import kernels
 from .anomaly import calling_line, refuse_nan
-from .tensor import Array, Tensor
+from .tensor import Array, Tensor, check_dtype
 
 _number = count()
 Targets = TypeVar("Targets", Tensor, Sequence[Tensor])
@@ -123,7 +123,9 @@ class Function(Node):
         """Runs the op on tensors (arrays, lists and numbers are taken too) and records it if need be."""
         tensors = as_tensors(self.name, inputs)
         y = np.asarray(self.forward(*[t.array for t in tensors]))
-        result = Tensor.of(y, version=tensors[0]._version if self.shares_memory else None)
+        check_dtype(self.name, y.dtype)
+        shared = self.shares_memory and np.may_share_memory(y, tensors[0].array)
+        result = Tensor.of(y, version=tensors[0]._version if shared else None)
         if _mode.anomaly:
             self.origin = calling_line()
             refuse_nan(y, self.name, "forward", self.origin)

@@ -20,6 +20,13 @@ class Optimizer:
         self.params = list(params)
         if not self.params:
             raise ValueError(f"{type(self).__name__}: there are no parameters to optimize")
+        for i, p in enumerate(self.params):
+            if not p.is_leaf:
+                raise ValueError(
+                    f"{type(self).__name__}: parameter {i} was computed by {p.node}; only leaves are updated"
+                )
+        if len({id(p) for p in self.params}) != len(self.params):
+            raise ValueError(f"{type(self).__name__}: a parameter is listed twice and would be updated twice")
         if not lr >= 0 or not weight_decay >= 0:
             raise ValueError(
                 f"{type(self).__name__}: lr and weight_decay must be >= 0, but are {lr} and {weight_decay}"
@@ -45,8 +52,8 @@ class Optimizer:
             param.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The step count and a copy of every state array."""
-        return {"steps": self.steps, "state": [{k: v.copy() for k, v in s.items()} for s in self.state]}
+        """The learning rate, the step count and a copy of every state array."""
+        return {"lr": self.lr, "steps": self.steps, "state": [{k: v.copy() for k, v in s.items()} for s in self.state]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a `state_dict`. ValueError if it was made for other parameters or by another rule."""
@@ -61,12 +68,15 @@ class Optimizer:
                     f"not {', '.join(self.names) or 'nothing'}: it is another optimizer's"
                 )
             for key, array in arrays.items():
-                if array.ndim and array.shape != param.shape:
+                if array.shape != (() if key == "step" else param.shape):
                     raise ValueError(
                         f"{type(self).__name__}: {key} of parameter {i} is {array.shape}, the parameter {param.shape}"
                     )
-        self.steps = int(state["steps"])
-        self.state = [{k: np.array(v) for k, v in arrays.items()} for arrays in state["state"]]
+        self.lr, self.steps = float(state["lr"]), int(state["steps"])
+        self.state = [
+            {k: np.array(v, np.int64 if k == "step" else param.dtype) for k, v in arrays.items()}
+            for param, arrays in zip(self.params, state["state"], strict=True)
+        ]
 
 
 class SGD(Optimizer):

@@ -7,7 +7,7 @@ operator below is a call of an op in ops/. Next file to read: autograd.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -33,7 +33,7 @@ class Tensor:
     node: what the graph knows of this tensor; None if it does not require a gradient.
     """
 
-    __slots__ = ("__weakref__", "_version", "array", "grad", "node")
+    __slots__ = ("__weakref__", "_leaf", "_version", "array", "grad", "node")
     __array_ufunc__ = None  # array * tensor asks Tensor.__rmul__
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: DTypeLike | None = None) -> None:
@@ -44,10 +44,10 @@ class Tensor:
             if data.dtype.kind in "iuf":
                 dtype = np.float32
         self.array: Array = np.array(data, dtype=dtype, order="C")
-        if self.array.dtype not in FLOATS and self.array.dtype.kind not in "iub":
-            raise _unsupported("Tensor", self.array.dtype)
+        check_dtype("Tensor", self.array.dtype)
         self.grad: Array | None = None
         self.node: Node | None = None
+        self._leaf: Leaf | None = None  # kept while frozen: graphs made before know the tensor by it
         self._version = [0]  # one counter for all tensors that share the memory
         if requires_grad:
             self.requires_grad = True
@@ -59,7 +59,7 @@ class Tensor:
         `version` is the counter of the tensor whose memory it shares, if it shares any.
         """
         tensor = Tensor.__new__(Tensor)
-        tensor.array, tensor.grad, tensor.node = array, None, node
+        tensor.array, tensor.grad, tensor.node, tensor._leaf = array, None, node, None
         tensor._version = [0] if version is None else version
         return tensor
 
@@ -103,11 +103,20 @@ class Tensor:
             )
         if value and self.dtype not in FLOATS:
             raise TypeError(f"requires_grad: only float32 and float64 can be differentiated, not {self.dtype}")
-        if value != self.requires_grad:
-            self.node = Leaf(self) if value else None
+        if value and self._leaf is None:
+            self._leaf = Leaf(self)
+        self.node = self._leaf if value else None
 
     def __len__(self) -> int:
         return len(self.array)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.ndim:
+            raise TypeError("a tensor of a single number cannot be iterated over; use item()")
+        return (self[i] for i in range(len(self)))
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if spec else str(self), spec)
 
     def __bool__(self) -> bool:
         return bool(self.array)
@@ -127,12 +136,7 @@ class Tensor:
         return view
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
-        view = self.numpy()
-        if copy or (dtype is not None and np.dtype(dtype) != self.dtype):
-            if copy is False:
-                raise ValueError(f"a copy is needed to turn {self.dtype} into {np.dtype(dtype)}")
-            return np.array(view, dtype=dtype)
-        return view
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
         """DLPack capsule marked read-only. NumPy obeys the mark, PyTorch does not: there, copy before you write."""
@@ -158,10 +162,16 @@ class Tensor:
         if not self.is_leaf:
             raise RuntimeError(f"deepcopy: a tensor computed by {self.node} cannot be copied with its graph")
         other = type(self).__new__(type(self))
-        other.array, other._version, other.node = self.array.copy(), [0], None
+        other.array, other._version, other.node, other._leaf = self.array.copy(), [0], None, None
         other.grad = None if self.grad is None else self.grad.copy()
         other.requires_grad = self.requires_grad
         return other
+
+    def __copy__(self) -> Tensor:
+        return self.__deepcopy__({})
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a tensor cannot be pickled; save arrays: state_dict() of a module, or numpy() of a tensor")
 
     # ---- writing in place ---------------------------------------------------------------------------------------
 
@@ -237,6 +247,9 @@ class Tensor:
     def __pow__(self, exponent: Any) -> Tensor:
         return ops.power(self, exponent)
 
+    def __rpow__(self, base: Any) -> Tensor:
+        return ops.power(base, self)
+
     def __matmul__(self, other: Any) -> Tensor:
         return ops.matmul(self, other)
 
@@ -304,29 +317,10 @@ def values_of(x: Any) -> Any:
     return x.array if isinstance(x, Tensor) else x
 
 
-def _unsupported(name: str, dtype: Any) -> TypeError:
-    return TypeError(f"{name}: dtype {dtype} is not supported; use float32, float64, an integer type or bool")
-
-
-def from_dlpack(producer: Any) -> Tensor:
-    """A tensor over the memory of another library's CPU array (DLPack), without a copy.
-
-    Whoever writes into that memory later does so behind the version guard's back.
-    """
-    array = np.from_dlpack(producer)
-    if array.dtype not in FLOATS and array.dtype.kind not in "iub":
-        raise _unsupported("from_dlpack", array.dtype)
-    return Tensor.of(array)
-
-
-def zeros(shape: int | Sequence[int], requires_grad: bool = False, dtype: DTypeLike = np.float32) -> Tensor:
-    """A tensor of zeros."""
-    return Tensor(np.zeros(shape, dtype), requires_grad)
-
-
-def ones(shape: int | Sequence[int], requires_grad: bool = False, dtype: DTypeLike = np.float32) -> Tensor:
-    """A tensor of ones."""
-    return Tensor(np.ones(shape, dtype), requires_grad)
+def check_dtype(name: str, dtype: np.dtype[Any]) -> None:
+    """TypeError unless it is float32, float64, an integer type or bool."""
+    if dtype not in FLOATS and dtype.kind not in "iub":
+        raise TypeError(f"{name}: dtype {dtype} is not supported; use float32, float64, an integer type or bool")
 
 
 # Last, because these modules need Tensor to exist while they are imported.

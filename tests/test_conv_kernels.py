@@ -196,8 +196,13 @@ def test_shapes_are_checked() -> None:
         cpu.conv2d(x, w[:, :, :1], DCGAN)
     with pytest.raises(ValueError, match=r"conv2d_weight: y has shape \(1, 3, 4, 3\) but .* expects \(1, 4, 4, 3\)"):
         cpu.conv2d_weight(x, y[:, 1:], DCGAN)
-    with pytest.raises(ValueError, match=r"conv2d: out is float32 \(1, 4, 4, 3\) .* must be C-contiguous float64"):
+    with pytest.raises(
+        ValueError, match=r"conv2d: writes into a C-contiguous float64 .*, not a float32 \(1, 4, 4, 3\)"
+    ):
         cpu.conv2d(x, w, DCGAN, out=y.astype(np.float32))
+    y.flags.writeable = False
+    with pytest.raises(ValueError, match=r"conv2d: writes into a C-contiguous float64 .*, not a read-only float64"):
+        cpu.conv2d(x, w, DCGAN, out=y)
 
 
 @pytest.mark.parametrize(

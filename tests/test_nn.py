@@ -292,7 +292,12 @@ LAYERS: list[tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...], di
     (lambda: nn.Conv2d(1, 1, 3, (1, 2), (1, 0), bias=False), (1, 5, 6, 1), (1, 5, 2, 1), {"weight": (3, 3, 1, 1)}),
     (lambda: nn.ConvTranspose2d(2, 3, 4, 2, 1), (2, 4, 3, 2), (2, 8, 6, 3), {"weight": (4, 4, 3, 2), "bias": (3,)}),
     (lambda: nn.ConvTranspose2d(2, 3, 4, bias=False), (2, 1, 1, 2), (2, 4, 4, 3), {"weight": (4, 4, 3, 2)}),
-    (lambda: nn.ConvTranspose2d(2, 3, 3, 2, 1, (1, 0), False), (1, 4, 4, 2), (1, 8, 7, 3), {"weight": (3, 3, 3, 2)}),
+    (
+        lambda: nn.ConvTranspose2d(2, 3, 3, 2, 1, (1, 0), bias=False),
+        (1, 4, 4, 2),
+        (1, 8, 7, 3),
+        {"weight": (3, 3, 3, 2)},
+    ),
     (lambda: nn.BatchNorm1d(4), (3, 4), (3, 4), {"gamma": (4,), "beta": (4,)}),
     (lambda: nn.BatchNorm2d(4), (3, 2, 1, 4), (3, 2, 1, 4), {"gamma": (4,), "beta": (4,)}),
     (lambda: nn.LayerNorm(4), (3, 2, 2, 4), (3, 2, 2, 4), {"gamma": (4,), "beta": (4,)}),
@@ -661,5 +666,6 @@ def test_lists_of_modules_are_found() -> None:
         def __init__(self) -> None:
             self.stages = [nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)]
             self.scales = (nn.Parameter(1.0),)
+            self.heads = {"left": nn.Linear(1, 1, bias=False)}
 
-    assert list(Tower().state_dict()) == ["scales.0", "stages.0.weight", "stages.1.weight"]
+    assert list(Tower().state_dict()) == ["scales.0", "stages.0.weight", "stages.1.weight", "heads.left.weight"]

@@ -254,7 +254,7 @@ def test_load_refuses_another_shape_and_changes_nothing() -> None:
     run(optimizer, gradients(1))
     with pytest.raises(ValueError, match=re.escape("Adam: m of parameter 0 is (3, 2), the parameter (2, 2)")):
         other.load_state_dict(optimizer.state_dict())
-    assert other.state_dict() == {"steps": 0, "state": [{}]}
+    assert other.state_dict() == {"lr": other.lr, "steps": 0, "state": [{}]}
 
 
 def test_load_refuses_the_state_of_another_rule() -> None:
@@ -298,3 +298,20 @@ def test_base_defines_no_rule() -> None:
     optimizer = Optimizer([parameter()], 0.1, 0.0)
     with pytest.raises(NotImplementedError):
         run(optimizer, gradients(1))
+
+
+@each_kind
+def test_refuses_what_it_cannot_update(kind: Any) -> None:
+    p = parameter()
+    with pytest.raises(ValueError, match=f"^{kind.__name__}: parameter 0 was computed by multiply; only leaves"):
+        kind([p * 2], lr=0.1)
+    with pytest.raises(ValueError, match=f"^{kind.__name__}: a parameter is listed twice and would be updated twice"):
+        kind([p, p], lr=0.1)
+
+
+def test_the_learning_rate_is_part_of_the_state() -> None:
+    first = Adam([parameter()])
+    first.lr = 5e-4
+    second = Adam([parameter()])
+    second.load_state_dict(first.state_dict())
+    assert second.lr == 5e-4

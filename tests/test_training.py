@@ -157,7 +157,8 @@ def test_an_interrupted_example_saves(tmp_path: Path, data: Path) -> None:
     code, out, _ = finish(process)
     assert code == 130
     assert re.search(
-        r"Interrupted after step \d+ of 100000\. The weights are in runs/dcgan-0001/weights\.safetensors\.", out
+        r"Interrupted after step \d+ of 100000\. The weights as they are now are in runs/dcgan-0001/weights\.safetensors\.",
+        out,
     )
     assert load_file(metrics.parent / "weights.safetensors")
     assert (metrics.parent / "losses.png").exists()

@@ -38,7 +38,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dispatch import backend
 from ..jit import get_num_threads, njit, prange
+from ..loops import result
 from ..simd import MR, columns, gemm_tile
 from . import reference
 from .geometry import Geometry
@@ -448,6 +450,8 @@ def _or_reference(function: Callable[..., Array]) -> Callable[..., Array]:
             except (TypeError, ValueError, MemoryError):  # about the arguments; Numba has its own classes for its own
                 raise
             except Exception as error:
+                if backend() == "cpu":  # asked for by name: no falling back
+                    raise
                 _compiles = False
                 warnings.warn(
                     f"the convolution kernels do not compile here ({type(error).__name__}: {error}): minigan runs on "
@@ -455,8 +459,8 @@ def _or_reference(function: Callable[..., Array]) -> Callable[..., Array]:
                     RuntimeWarning,
                     stacklevel=2,
                 )
-        result: Array = specification(first, second, g, out)
-        return result
+        answer: Array = specification(first, second, g, out)
+        return answer
 
     return run
 
@@ -593,11 +597,4 @@ def _result(
     for letter, array, expected in (first, second):
         if array.shape != expected:
             raise ValueError(f"{name}: {letter} has shape {array.shape} but the geometry expects {expected}")
-    if out is None:
-        return np.empty(shape, dtypes[0])
-    if out.shape != shape or out.dtype != dtypes[0] or not out.flags.c_contiguous:
-        raise ValueError(
-            f"{name}: out is {out.dtype} {out.shape} with strides {out.strides}, but must be C-contiguous "
-            f"{dtypes[0]} {shape}"
-        )
-    return out
+    return result(name, out, shape, dtypes[0])

@@ -68,7 +68,7 @@ class RunFolder:
 
     def save_weights(self, **nets: Module) -> Path:
         """weights.safetensors: the state of each net under its name and a dot."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         arrays = {
             f"{name}.{key}": np.ascontiguousarray(array)  # safetensors writes the wrong bytes of any other layout
@@ -76,7 +76,7 @@ class RunFolder:
             for key, array in net.state_dict().items()
         }
         path = self.path / "weights.safetensors"
-        _replace(path, lambda file: save_file(arrays, file))
+        _replace(path, lambda file: Path(file).write_bytes(save(arrays)))  # save_file has errors of its own
         return path
 
     def plot_losses(self) -> Path:

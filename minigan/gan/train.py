@@ -1,9 +1,9 @@
 """One training loop for every GAN: players take turns, each minimising its own loss over its own nets.
 
 `train` knows nothing of generators and discriminators. A variant is a list of players; `two_player` makes the two that
-most GANs have. What is fixed here: all nets but the player's are frozen while its loss is computed, so no gradient is
-computed that nobody uses; fakes for D are made without a graph, by G in training mode; D sees real and fake images as
-two batches (batch norm's statistics stay apart); G's step draws new z and runs D after D's own step.
+most GANs have. What is fixed here: all nets but the player's are frozen while its loss is computed, so that no weight
+gradient of theirs is computed; fakes for D are made without a graph, by G in training mode; D sees real and fake images
+as two batches (batch norm's statistics stay apart); G's step draws new z and runs D after D's own step.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ Callback = Callable[[int, Logs], None]
 
 
 class NotFiniteError(FloatingPointError):
-    """A loss became NaN or infinite. The weights are still those of the step before."""
+    """A loss became NaN or infinite. Its player was not updated by it; the players before it in the step were."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ def only_trainable(player: Player, players: Sequence[Player]) -> Iterator[None]:
 def train(game: Game, players: Sequence[Player], steps: int, callbacks: Iterable[Callback] = ()) -> None:
     """Runs steps 1 .. `steps`; after each, every callback gets the step's number and its logs.
 
-    NotFiniteError, before anything is updated by it, if a loss is NaN or infinite.
+    NotFiniteError, before its player is updated by it, if a loss is NaN or infinite.
     """
     callbacks = list(callbacks)
     for step in range(1, steps + 1):

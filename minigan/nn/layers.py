@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..ops.conv import Pair, pair
-from ..tensor import Tensor, ones, zeros
+from ..creation import ones, zeros
+from ..ops.conv import Pair, pair, refuse
+from ..tensor import Tensor
 from . import init
 from .module import Module, Parameter
 
@@ -40,8 +41,17 @@ class Conv2d(Module):
     """x (N, H, W, C_in) -> (N, OH, OW, C_out); weight (KH, KW, C_in, C_out)."""
 
     def __init__(
-        self, c_in: int, c_out: int, window: Pair, stride: Pair = 1, padding: Pair = 0, bias: bool = True
+        self,
+        c_in: int,
+        c_out: int,
+        window: Pair,
+        stride: Pair = 1,
+        padding: Pair = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
     ) -> None:
+        refuse("Conv2d", dilation, groups)
         shape = (*pair("Conv2d", "window", window, 1), c_in, c_out)
         bound = 1 / sqrt(shape[0] * shape[1] * c_in)
         self.stride, self.padding = pair("Conv2d", "stride", stride, 1), pair("Conv2d", "padding", padding, 0)
@@ -69,8 +79,11 @@ class ConvTranspose2d(Module):
         stride: Pair = 1,
         padding: Pair = 0,
         output_padding: Pair = 0,
+        groups: int = 1,
         bias: bool = True,
+        dilation: Pair = 1,
     ) -> None:
+        refuse("ConvTranspose2d", dilation, groups)
         name = "ConvTranspose2d"
         shape = (*pair(name, "window", window, 1), c_out, c_in)
         bound = 1 / sqrt(shape[0] * shape[1] * c_out)  # PyTorch's fan_in of a transposed convolution

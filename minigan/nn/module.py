@@ -1,8 +1,8 @@
 """Module: a thing with parameters. Its attributes say what it is made of; nothing has to be registered.
 
 An attribute that is a Parameter is learned, any other Tensor is a buffer (saved, but not learned: the running
-statistics of batch norm), and a Module is a child, whose names come behind its own and a dot. A list or tuple of any
-of these counts too: its elements are named `attribute.0`, `attribute.1` ...
+statistics of batch norm), and a Module is a child, whose names come behind its own and a dot. A list, tuple or dict of
+these counts too: its elements are named `attribute.0` or `attribute.key`.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def _parts(self) -> Iterator[tuple[str, Any]]:
-        """(name, value) of all attributes, lists and tuples opened."""
+        """(name, value) of all attributes, lists, tuples and dicts opened."""
         for name, value in vars(self).items():
             if isinstance(value, (list, tuple)):
                 yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
+            elif isinstance(value, dict):
+                yield from ((f"{name}.{key}", item) for key, item in value.items())
             else:
                 yield name, value
 

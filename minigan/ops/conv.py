@@ -4,6 +4,8 @@ All are derivatives of T(x, w, y) (kernels/conv2d), which is linear in each argu
 order of the derivative, these three kernels compute it. One `Geometry` goes through all of them.
 """
 
+from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -64,10 +66,13 @@ class Conv2dWeight(Trilinear):
 
 def pair(name: str, option: str, value: Pair, least: int) -> tuple[int, int]:
     """(vertical, horizontal), each at least `least`."""
-    two = (value, value) if isinstance(value, int) else tuple(value)
-    if len(two) != 2 or any(not isinstance(n, (int, np.integer)) or n < least for n in two):
+    try:
+        two = tuple(map(index, value)) if isinstance(value, Sequence) else (index(value),) * 2
+    except TypeError:
+        two = ()
+    if len(two) != 2 or min(two) < least:
         raise ValueError(f"{name}: {option} must be one or two whole numbers >= {least}, not {value}")
-    return int(two[0]), int(two[1])
+    return two[0], two[1]
 
 
 def _check_image(name: str, what: str, x: Tensor, channels: int, w: Tensor) -> None:
@@ -77,7 +82,8 @@ def _check_image(name: str, what: str, x: Tensor, channels: int, w: Tensor) -> N
         raise ValueError(f"{name}: {what} has {x.shape[3]} channels {x.shape} but w expects {channels} {w.shape}")
 
 
-def _refuse(name: str, dilation: Pair, groups: int) -> None:
+def refuse(name: str, dilation: Pair, groups: int) -> None:
+    """ValueError unless both are 1: PyTorch's arguments are known here, and said to be missing."""
     if dilation not in (1, (1, 1)) or groups != 1:
         raise ValueError(f"{name}: dilation={dilation}, groups={groups}: only dilation 1 and groups 1 are supported")
 
@@ -104,7 +110,7 @@ def conv2d(
     y[n,i,j,o] = bias[o] + sum over u, v, c of x[n, S i + u - P, S j + v - P, c] w[u,v,c,o], zero outside of x.
     """
     x, w = as_tensors("conv2d", [x, w])
-    _refuse("conv2d", dilation, groups)
+    refuse("conv2d", dilation, groups)
     _check_image("conv2d", "x", x, w.shape[2] if w.ndim == 4 else 0, w)
     steps, pads = pair("conv2d", "stride", stride, 1), pair("conv2d", "padding", padding, 0)
     geometry = Geometry(steps, pads, w.shape[:2], x.shape[1:3])
@@ -128,7 +134,7 @@ def conv_transpose2d(
     w is the weight of the convolution that this one transposes: from C channels to O.
     """
     y, w = as_tensors("conv_transpose2d", [y, w])
-    _refuse("conv_transpose2d", dilation, groups)
+    refuse("conv_transpose2d", dilation, groups)
     _check_image("conv_transpose2d", "y", y, w.shape[3] if w.ndim == 4 else 0, w)
     steps, pads = pair("conv_transpose2d", "stride", stride, 1), pair("conv_transpose2d", "padding", padding, 0)
     extra = pair("conv_transpose2d", "output_padding", output_padding, 0)
@@ -144,8 +150,10 @@ def conv2d_weight(x: Any, y: Any, window: Pair, stride: Pair = 1, padding: Pair 
     """x (N, H, W, C), y (N, OH, OW, O) -> (KH, KW, C, O): the gradient of <conv2d(x, w), y> with respect to w."""
     x, y = as_tensors("conv2d_weight", [x, y])
     name = "conv2d_weight"
+    if x.ndim != 4 or y.ndim != 4:
+        raise ValueError(f"{name}: x must be (N, H, W, C) and y (N, OH, OW, O), but are {x.shape} and {y.shape}")
     steps, pads = pair(name, "stride", stride, 1), pair(name, "padding", padding, 0)
     geometry = Geometry(steps, pads, pair(name, "window", window, 1), x.shape[1:3])
-    if x.ndim != 4 or y.ndim != 4 or x.shape[0] != y.shape[0] or y.shape[1:3] != geometry.y_size:
+    if x.shape[0] != y.shape[0] or y.shape[1:3] != geometry.y_size:
         raise ValueError(f"{name}: x {x.shape} with this geometry gives y {geometry.y_size}, but y is {y.shape}")
     return Conv2dWeight(geometry)(x, y)

@@ -40,14 +40,18 @@ class Add(Binary):
     kernel = kernels.add
 
     def backward(self, g: Tensor) -> tuple[Tensor | None, ...]:
-        return sum_to(g, self.shapes[0]), sum_to(g, self.shapes[1])
+        ga = sum_to(g, self.shapes[0]) if self.needs[0] else None
+        gb = sum_to(g, self.shapes[1]) if self.needs[1] else None
+        return ga, gb
 
 
 class Subtract(Binary):
     kernel = kernels.subtract
 
     def backward(self, g: Tensor) -> tuple[Tensor | None, ...]:
-        return sum_to(g, self.shapes[0]), sum_to(-g, self.shapes[1]) if self.needs[1] else None
+        ga = sum_to(g, self.shapes[0]) if self.needs[0] else None
+        gb = sum_to(-g, self.shapes[1]) if self.needs[1] else None
+        return ga, gb
 
 
 class Multiply(Binary):
@@ -235,12 +239,15 @@ def negative(x: Any) -> Tensor:
 
 def power(x: Any, exponent: Any) -> Tensor:
     """x ** exponent. For an exponent that is a tensor, x must be positive: exp(exponent * log(x))."""
+    if isinstance(exponent, np.number):
+        exponent = exponent.item()
     if isinstance(exponent, (int, float)):
         (x,) = as_tensors("power", [x])
         if x.dtype not in FLOATS and not (exponent >= 0 and float(exponent).is_integer()):
             raise TypeError(f"power: {x.dtype} to the power {exponent} is no {x.dtype}; convert with .astype(...)")
         return Power(exponent)(x)
-    return exp(multiply(log(x), exponent))
+    base, e = as_tensors("power", [x, exponent])
+    return exp(multiply(log(base), e))
 
 
 def exp(x: Any) -> Tensor:
@@ -282,7 +289,7 @@ def clip(x: Any, low: Number | None = None, high: Number | None = None) -> Tenso
 
 def where(condition: Any, a: Any, b: Any) -> Tensor:
     """a where the condition (bool) holds, else b."""
-    mask = np.asarray(values_of(condition))
+    mask = np.array(values_of(condition))  # a copy, that nobody else can change before backward
     if mask.dtype != np.bool_:
         raise TypeError(f"where: the condition must be bool, not {mask.dtype}; compare it with something, as in x > 0")
     return Where(mask)(a, b)

@@ -21,7 +21,10 @@ class Matmul(Function):
     saves_inputs = True
 
     def forward(self, a: Array, b: Array) -> Array:
-        return np.asarray(kernels.matmul(a, b))
+        try:
+            return np.asarray(kernels.matmul(a, b))
+        except ValueError:
+            raise ValueError(f"matmul: {a.shape} @ {b.shape}: the batches do not broadcast") from None
 
     def backward(self, g: Tensor) -> tuple[Tensor | None, ...]:
         a, b = self.inputs

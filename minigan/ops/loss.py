@@ -13,7 +13,7 @@ from .reduce import log_softmax, mean
 def cross_entropy(logits: Any, labels: Any) -> Tensor:
     """mean over n of -log softmax(logits)[n, labels[n]]; logits (N, K), labels integers (N,) in 0..K-1."""
     (logits,) = as_tensors("cross_entropy", [logits])
-    rows = np.asarray(values_of(labels))
+    rows = np.array(values_of(labels))
     if logits.ndim != 2 or rows.shape != logits.shape[:1] or rows.dtype.kind not in "iu":
         raise ValueError(
             f"cross_entropy: logits must be (N, K) and labels N integers, but are {logits.shape} "

@@ -65,6 +65,11 @@ def batch_norm(
             f"batch_norm: x has {x.shape[-1] if x.ndim else 'no'} channels {x.shape} "
             f"but gamma is {gamma.shape} and beta {beta.shape}"
         )
+    for statistic in (running_mean, running_var):
+        if statistic is not None and statistic.shape != gamma.shape:
+            raise ValueError(f"batch_norm: running statistics must be {gamma.shape} like gamma, not {statistic.shape}")
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("batch_norm: running_mean and running_var are given both or neither")
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm: training=False needs running_mean and running_var")

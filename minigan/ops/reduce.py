@@ -1,5 +1,6 @@
 """Sums, means, largest elements, and the softmax family."""
 
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,16 @@ from ..autograd import Function, as_tensors
 from ..tensor import FLOATS, Array, Axis, Tensor
 from .elementwise import astype, exp
 from .shape import broadcast_to, reshape
+
+
+def normal_axes(name: str, axis: Any) -> Axis:
+    """None, an int or a tuple of ints, from whatever else counts as these."""
+    if axis is None:
+        return None
+    try:
+        return tuple(map(index, axis)) if isinstance(axis, (tuple, list)) else index(axis)
+    except TypeError:
+        raise TypeError(f"{name}: axis must be a whole number or a tuple of them, not {axis!r}") from None
 
 
 def kept_shape(name: str, shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
@@ -23,7 +34,7 @@ def kept_shape(name: str, shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]
 
 class Sum(Function):
     def __init__(self, axis: Axis, keepdims: bool) -> None:
-        self.axis, self.keepdims = axis, keepdims
+        self.axis, self.keepdims = normal_axes(self.name, axis), keepdims
 
     def forward(self, x: Array) -> Array:
         self.source, self.kept_shape = x.shape, kept_shape("sum", x.shape, self.axis)
@@ -37,7 +48,7 @@ class Max(Function):
     """The largest element gets the gradient; ties share it equally."""
 
     def __init__(self, axis: Axis, keepdims: bool) -> None:
-        self.axis, self.keepdims = axis, keepdims
+        self.axis, self.keepdims = normal_axes(self.name, axis), keepdims
 
     def forward(self, x: Array) -> Array:
         self.kept_shape = kept_shape("max", x.shape, self.axis)
@@ -57,7 +68,7 @@ class Logsumexp(Function):
     saves_output = True
 
     def __init__(self, axis: Axis, keepdims: bool) -> None:
-        self.axis, self.keepdims = axis, keepdims
+        self.axis, self.keepdims = normal_axes(self.name, axis), keepdims
 
     def forward(self, x: Array) -> Array:
         self.kept_shape = kept_shape("logsumexp", x.shape, self.axis)
@@ -73,11 +84,15 @@ def sum(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return Sum(axis, keepdims)(x)
 
 
+def _as_float(x: Tensor) -> Tensor:
+    """The mean of integers and bool, the share of hits, say, is a float32."""
+    return x if x.dtype in FLOATS else astype(x, np.float32)
+
+
 def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The mean over the axes."""
     (tensor,) = as_tensors("mean", [x])
-    if tensor.dtype not in FLOATS:
-        tensor = astype(tensor, np.float32)  # of integers and bool: the share of hits, say
+    tensor = _as_float(tensor)
     total = sum(tensor, axis, keepdims)
     if tensor.size == 0:
         raise ValueError(f"mean: shape {tensor.shape} holds no elements")
@@ -87,6 +102,7 @@ def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def var(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The variance over the axes, divided by N."""
     (tensor,) = as_tensors("var", [x])
+    tensor = _as_float(tensor)
     d = tensor - mean(tensor, axis, keepdims=True)
     return mean(d * d, axis, keepdims)
 

@@ -1,5 +1,6 @@
 """Ops that move elements: views where NumPy has views, copies elsewhere. Each one's gradient is its adjoint."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from .. import kernels
 from ..autograd import Function, as_tensors
-from ..tensor import Array, Tensor
+from ..tensor import Array, Tensor, values_of
 
 Shape = int | Sequence[int]
 
@@ -37,7 +38,7 @@ class Transpose(Function):
 
     def forward(self, x: Array) -> Array:
         axes = range(x.ndim)[::-1] if self.axes is None else self.axes
-        if sorted(axis % x.ndim for axis in axes) != list(range(x.ndim)):
+        if any(not -x.ndim <= a < x.ndim for a in axes) or sorted(a % x.ndim for a in axes) != list(range(x.ndim)):
             raise ValueError(f"transpose: axes {tuple(axes)} are no order of the {x.ndim} axes of shape {x.shape}")
         self.inverse = tuple(np.argsort([axis % x.ndim for axis in axes]).tolist())
         return x.transpose(tuple(axes))
@@ -140,9 +141,13 @@ class Pad(Function):
         return getitem(g, self.interior)
 
 
+def _as_shape(shape: Shape) -> tuple[int, ...]:
+    return tuple(map(operator.index, shape)) if isinstance(shape, Sequence) else (operator.index(shape),)
+
+
 def reshape(x: Any, shape: Shape) -> Tensor:
     """x in another shape; one dimension may be -1."""
-    return Reshape((shape,) if isinstance(shape, int) else tuple(shape))(x)
+    return Reshape(_as_shape(shape))(x)
 
 
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
@@ -152,7 +157,7 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
 
 def broadcast_to(x: Any, shape: Shape) -> Tensor:
     """x repeated along axes of length 1, and along new axes in front, to fill `shape`."""
-    return BroadcastTo((shape,) if isinstance(shape, int) else tuple(shape))(x)
+    return BroadcastTo(_as_shape(shape))(x)
 
 
 def sum_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -160,11 +165,18 @@ def sum_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x if x.shape == shape else SumTo(shape)(x)
 
 
+def normal_axis(name: str, axis: Any, ndim: int) -> int:
+    """The axis counted from 0; ValueError if there is none of that number."""
+    if not -ndim <= operator.index(axis) < ndim:
+        raise ValueError(f"{name}: there is no axis {axis} among {ndim}")
+    return int(axis) % ndim
+
+
 def as_index(index: Any) -> Any:
-    """An index with the tensors in it turned into arrays."""
+    """An index that nobody else can change: the lists, arrays and tensors in it as arrays of its own."""
     if isinstance(index, tuple):
         return tuple(as_index(i) for i in index)
-    return index.array if isinstance(index, Tensor) else index
+    return np.array(values_of(index)) if isinstance(index, (Tensor, np.ndarray, list)) else index
 
 
 def getitem(x: Any, index: Any) -> Tensor:
@@ -190,14 +202,15 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
     shapes = {t.shape for t in parts}
     if len(shapes) != 1:
         raise ValueError(f"stack: shapes must be equal, but are {', '.join(str(t.shape) for t in parts) or 'none'}")
-    axis %= parts[0].ndim + 1
+    axis = normal_axis("stack", axis, parts[0].ndim + 1)
     return concatenate([reshape(t, (*t.shape[:axis], 1, *t.shape[axis:])) for t in parts], axis)
 
 
 def pad(x: Any, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
     """x with (before, after) elements of `value` around it, one pair for each axis."""
     (tensor,) = as_tensors("pad", [x])
-    if len(widths) != tensor.ndim or any(width < 0 for pair in widths for width in pair):
+    shaped = len(widths) == tensor.ndim and all(isinstance(two, Sequence) and len(two) == 2 for two in widths)
+    if not shaped or any(width < 0 for two in widths for width in two):
         raise ValueError(f"pad: {list(widths)} must be {tensor.ndim} pairs of numbers >= 0 for shape {tensor.shape}")
     return Pad(tuple((before, after) for before, after in widths), value)(tensor)
 
@@ -205,13 +218,13 @@ def pad(x: Any, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor
 def flip(x: Any, axis: int | tuple[int, ...]) -> Tensor:
     """x backwards along the axes."""
     (tensor,) = as_tensors("flip", [x])
-    axes = {a % tensor.ndim for a in ((axis,) if isinstance(axis, int) else axis)}
+    axes = {normal_axis("flip", a, tensor.ndim) for a in ((axis,) if isinstance(axis, int) else axis)}
     return getitem(tensor, tuple(slice(None, None, -1 if i in axes else 1) for i in range(tensor.ndim)))
 
 
 def embedding(indices: Any, weight: Tensor) -> Tensor:
     """The rows of weight (V, D) at integer indices (...): (..., D)."""
-    rows = np.asarray(as_index(indices))
+    rows = np.array(values_of(indices))
     if rows.dtype.kind not in "iu":
         raise TypeError(f"embedding: indices must be integers, not {rows.dtype}")
     if rows.size and (rows.min() < 0 or rows.max() >= len(weight)):
