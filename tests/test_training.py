@@ -156,10 +156,8 @@ def test_an_interrupted_example_saves(tmp_path: Path, data: Path) -> None:
     process.send_signal(signal.SIGINT)
     code, out, _ = finish(process)
     assert code == 130
-    assert re.search(
-        r"Interrupted after step \d+ of 100000\. The weights as they are now are in runs/dcgan-0001/weights\.safetensors\.",
-        out,
-    )
+    weights = "runs/dcgan-0001/weights.safetensors"
+    assert re.search(rf"Interrupted after step \d+ of 100000\. The weights as they are now are in {weights}\.", out)
     assert load_file(metrics.parent / "weights.safetensors")
     assert (metrics.parent / "losses.png").exists()
 
