@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 train: $(VENV)/installed
-	$(BIN)/python examples/dcgan_mnist.py
+	$(BIN)/python examples/dcgan_mnist.py $(ARGS)
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest

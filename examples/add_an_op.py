@@ -78,7 +78,7 @@ if NUMBA:
 #     swish = Kernel("swish", "swish", "cpu")
 #     swish_backward = Kernel("swish_backward", "swish", "cpu")
 #
-# and, for a new folder, its name among the packages of setup.cfg.
+# and, for a new folder, an __init__.py with its docstring, and its name among the packages of setup.cfg.
 
 swish_kernel = swish_cpu if NUMBA else swish_reference
 swish_backward_kernel = swish_backward_cpu if NUMBA else swish_backward_reference
@@ -90,7 +90,7 @@ class Swish(mg.Function):
     saves_inputs = True  # backward reads self.inputs, and the engine watches that nobody writes to them in between
 
     def forward(self, x: Array) -> Array:
-        return swish_kernel(x)
+        return np.asarray(swish_kernel(x))  # in minigan/ops: kernels.swish(x)
 
     def backward(self, g: mg.Tensor) -> mg.Tensor | tuple[mg.Tensor | None, ...]:
         if mg.is_recording():  # somebody will differentiate the gradient: it must be a graph, not a kernel's result
@@ -114,7 +114,7 @@ def swish(x: Any) -> mg.Tensor:
 #     Row("swish", mg.swish, lambda x: x / (1 + np.exp(-x)), one()),
 #     "swish": elementwise(1), "swish_backward": elementwise(2),
 
-# ---- Two mistakes, which the checks must find ----------------------------------------------------------------------
+# ---- Three mistakes, which the checks must find ----------------------------------------------------------------------
 
 
 class WrongSign(Swish):
@@ -133,6 +133,14 @@ class WrongDefinition(Swish):
         if mg.is_recording():
             return mg.rederive(lambda x: x * mg.sigmoid(1.1 * x), self.inputs, g, self.needs)
         return super().backward(g)
+
+
+class Forgotten(Swish):
+    """No branch for a gradient that is being recorded: the kernel's result has no graph."""
+
+    def backward(self, g: mg.Tensor) -> mg.Tensor:
+        (x,) = self.inputs
+        return mg.Tensor.of(swish_backward_kernel(g.array, x.array))
 
 
 # ---- The checks ----------------------------------------------------------------------------------------------------
@@ -164,7 +172,7 @@ def main() -> int:
 
     x = np.random.default_rng(1).standard_normal((2, 3))
     checks = (mg.gradcheck, mg.gradgradcheck, mg.check_recorded)
-    for op in (swish, lambda x: WrongSign()(x), lambda x: WrongDefinition()(x)):
+    for op in (swish, lambda x: WrongSign()(x), lambda x: WrongDefinition()(x), lambda x: Forgotten()(x)):
         print(f"\n{op(mg.Tensor(x, requires_grad=True)).node}:")
         for check_of in checks:
             print(f"  {check_of.__name__:14} {complaint(check_of, op, x)}")

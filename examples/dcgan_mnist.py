@@ -4,6 +4,7 @@ Writes a folder with sample pictures, loss curves, metrics and weights; see --he
 """
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -50,19 +51,20 @@ def positive(kind: type) -> Any:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train a DCGAN on MNIST.",
-        epilog="example: python examples/dcgan_mnist.py --image-size 64 --width 64 --epochs 2 --out runs/big",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="example: python examples/dcgan_mnist.py --image-size 32 --steps 500 --out runs/first",
     )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=positive(int), default=3000, help="updates of each net")
+    length.add_argument("--steps", type=positive(int), default=3000, help="updates of each net (%(default)s)")
     length.add_argument("--epochs", type=positive(int), default=None, help="passes over the data, in place of --steps")
-    parser.add_argument("--image-size", type=int, default=28, choices=sorted(LATENT), help="pixels")
-    parser.add_argument("--width", type=positive(int), default=32, help="channels of the layers next to the image")
-    parser.add_argument("--batch-size", type=positive(int), default=64)
-    parser.add_argument("--lr", type=positive(float), default=2e-4, help="Adam's step size")
-    parser.add_argument("--seed", type=int, default=0, help="of all random numbers")
-    parser.add_argument("--data", default=None, metavar="FOLDER", help="MNIST's IDX files (default: MINIGAN_DATA)")
-    parser.add_argument("--out", default=None, metavar="FOLDER", help="a new folder (default: next runs/dcgan-0001)")
+    parser.add_argument("--image-size", type=int, default=28, choices=sorted(LATENT), help="pixels (%(default)s)")
+    parser.add_argument(
+        "--width", type=positive(int), default=32, help="channels of the layers next to the image (%(default)s)"
+    )
+    parser.add_argument("--batch-size", type=positive(int), default=64, help="images a step (%(default)s)")
+    parser.add_argument("--lr", type=positive(float), default=2e-4, help="Adam's step size (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of all random numbers (%(default)s)")
+    parser.add_argument("--data", default=None, metavar="FOLDER", help="of MNIST's IDX files (MINIGAN_DATA)")
+    parser.add_argument("--out", default=None, metavar="FOLDER", help="a new folder (next runs/dcgan-0001)")
     return parser.parse_args()
 
 
@@ -82,13 +84,21 @@ def main() -> int:
     fixed_z = minigan.Tensor(Generator(args.seed, "samples").normal((64, latent)))
 
     run = RunFolder(args.out, "dcgan")
-    run.write_config({**vars(args), "out": str(run.path), "steps": steps, "latent": latent, "betas": BETAS,
-                      "objective": NON_SATURATING.name, "minigan": minigan.__version__})  # fmt: skip
+    run.write_config(
+        {
+            **vars(args),
+            "data": args.data or os.environ.get("MINIGAN_DATA"),
+            "out": str(run.path),
+            "steps": steps,
+            "latent": latent,
+            "betas": BETAS,
+            "objective": NON_SATURATING.name,
+            "minigan": minigan.__version__,
+        }
+    )
     print(f"G has {count(G):,} parameters, D {count(D):,}; writing to {run.path}")
-    if minigan.kernels.backend() == "auto":
-        print(
-            "The first step compiles the kernels, once: half a minute where no earlier run has left them in the cache."
-        )
+    if minigan.kernels.first_run():
+        print("The first step compiles the kernels, once: up to half a minute.")
     started = time.perf_counter()
     done = 0
 
@@ -103,7 +113,9 @@ def main() -> int:
         done = step
         run.log({"step": step, "images": step * args.batch_size, "seconds": time.perf_counter() - started, **logs})
         bar.update(args.batch_size)
-        bar.set_postfix_str("D(x) {d_real:.2f} D(G(z)) {d_fake_before:.2f} -> {d_fake_after:.2f}".format(**logs))
+        bar.set_postfix_str(
+            "D(x) {d_real:.2f} D(G(z)) {d_fake_before:.2f} -> {d_fake_after:.2f}".format(**logs), refresh=False
+        )
         if step % SAMPLE_EVERY == 0 or step == steps:
             sample(step)
 

@@ -8,7 +8,7 @@ is a new array. The optimizers' kernels work in place instead. Kernels never see
 """
 
 from .conv2d.geometry import Geometry
-from .dispatch import KERNELS, Kernel, backend, use
+from .dispatch import KERNELS, Kernel, backend, first_run, use
 
 # name, folder, compiled implementations beside reference.py
 add = Kernel("add", "elementwise")
@@ -74,4 +74,4 @@ philox = Kernel("philox", "random", "cpu")
 uniform = Kernel("uniform", "random", "cpu")
 normal = Kernel("normal", "random", "cpu")
 
-__all__ = ["KERNELS", "Geometry", "Kernel", "backend", "use", *KERNELS]
+__all__ = ["KERNELS", "Geometry", "Kernel", "backend", "first_run", "use", *KERNELS]

@@ -7,9 +7,11 @@ to see whether a kernel is to blame; `use("cpu")` insists on the Numba kernels a
 """
 
 import importlib
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 BACKENDS = ("auto", "reference", "cpu")
@@ -31,6 +33,8 @@ class Kernel:
         self.name, self.folder, self.compiled = name, folder, compiled
         self._chosen: Callable[..., Any] | None = None
         KERNELS[name] = self
+        # Now: an import later on would put the folder where the table has a kernel of the same name.
+        importlib.import_module(f"{__package__}.{folder}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return (self._chosen or self._choose())(*args, **kwargs)
@@ -79,6 +83,11 @@ def _select(name: str) -> None:
     _backend = name
     for kernel in KERNELS.values():
         kernel._chosen = None
+
+
+def first_run() -> bool:
+    """Whether kernels are about to be compiled: there is a Numba, and its cache is empty."""
+    return numba_available() and not any(Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nbi"))
 
 
 _numba: bool | None = None

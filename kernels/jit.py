@@ -9,10 +9,12 @@ one that is awaited has lost its core to somebody, and the step takes ten times 
 after a fraction of a millisecond. `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` override it.
 """
 
+import atexit
 import contextlib
 import hashlib
 import importlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -33,11 +35,13 @@ def _cache_folder() -> str:
     """In the user's cache; where no home can be written to, a temporary folder of this process."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = os.path.join(base, "minigan", f"numba-{_source_hash()}")
-    try:
+    with contextlib.suppress(OSError):
         os.makedirs(folder, exist_ok=True)
-    except OSError:
-        return tempfile.mkdtemp(prefix="minigan-numba-")
-    return folder if os.access(folder, os.W_OK) else tempfile.mkdtemp(prefix="minigan-numba-")
+        if os.access(folder, os.W_OK):
+            return folder
+    folder = tempfile.mkdtemp(prefix="minigan-numba-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 # A folder that a parent process of other sources chose and passed on is not the user's choice.

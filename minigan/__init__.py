@@ -1,6 +1,6 @@
 """minigan: a small autograd engine that trains GANs on hand-written kernels.
 
-Read in this order: tensor.py, autograd.py, ops/, nn/, optim.py, gan/; and kernels/ beside them.
+Read in this order: tensor.py, autograd.py, ops/, then kernels/, nn/, optim.py, gan/.
 """
 
 from .tensor import Tensor  # isort: skip - first, see the end of tensor.py

@@ -3,7 +3,7 @@
 One op is one subclass of `Function`; calling an instance runs the op, and the instance *is* the node of the graph. Its
 `forward` takes and returns arrays. Its `backward` takes and returns Tensors: it is made of ops, so a gradient can be
 differentiated again. Nodes are numbered in the order of their creation, which is a topological order: differentiation
-walks the numbers downwards, without recursion. Next: gradcheck.py, then ops/.
+walks the numbers downwards, without recursion. Next: ops/.
 """
 
 from __future__ import annotations

@@ -173,7 +173,17 @@ def strided(array: np.ndarray) -> np.ndarray:
 
 
 def test_every_compiled_kernel_has_a_case() -> None:
-    assert [name for name, kernel in KERNELS.items() if kernel.compiled] == list(CASES)
+    assert {name for name, kernel in KERNELS.items() if kernel.compiled} == set(CASES)
+
+
+def test_no_folder_hides_a_kernel_of_its_name() -> None:
+    """A package that is imported late becomes an attribute of its parent, over whatever stood there."""
+    folders = "{f'{k.__name__}.{kernel.folder}' for kernel in k.KERNELS.values()}"
+    program = f"import sys, minigan.kernels as k; print({folders} <= set(sys.modules))"
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout == "True\n"
+    assert all(getattr(kernels, name) is kernel for name, kernel in KERNELS.items())
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -32,3 +32,8 @@ def test_the_tests_that_are_named_exist(document: Path) -> None:
     tests = "".join(path.read_text() for path in (ROOT / "tests").glob("*.py"))
     for name in re.findall(r"`(test_\w+)`", document.read_text()):
         assert f"def {name}(" in tests, name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_nothing_is_left_to_fill_in(document: Path) -> None:
+    assert not re.search(r"@[A-Z]+@|TODO|TBD", document.read_text())

@@ -90,6 +90,7 @@ def start(tmp_path: Path, *options: str, before: str = "") -> subprocess.Popen[s
     """examples/dcgan_mnist.py on data that are not MNIST, in an empty folder."""
     program = (
         f"{before}\n"
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
         "import functools, runpy, minigan.data as data\n"
         "data.load_mnist = functools.partial(data.load_mnist, verify=False)\n"  # other data, other checksums
         f"runpy.run_path({str(ROOT / 'examples' / 'dcgan_mnist.py')!r}, run_name='__main__')"
@@ -105,7 +106,12 @@ def start(tmp_path: Path, *options: str, before: str = "") -> subprocess.Popen[s
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=300)
+    try:
+        out, err = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
     return process.returncode, out, err
 
 

@@ -162,7 +162,7 @@ def _find_named(folder: Path, name: str, origin: str = "") -> Path:
 def _find_or_download(names: tuple[str, ...]) -> list[Path]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "minigan" / "mnist"
     try:
-        return [_find(cache, name) or _download(name, cache) for name in names]
+        return [_find(cache, name) or _download(name, cache, names) for name in names]
     except ConnectionError:
         raise
     except OSError as error:
@@ -173,8 +173,8 @@ def _find_or_download(names: tuple[str, ...]) -> list[Path]:
         ) from error
 
 
-def _download(name: str, cache: Path) -> Path:
-    """Bring `name` into the cache from the first mirror that delivers it; returns its path."""
+def _download(name: str, cache: Path, names: tuple[str, ...]) -> Path:
+    """Bring `name`, one of the `names` that are needed, into the cache from the first mirror that delivers it."""
     target, failures = cache / f"{name}.gz", []
     with _workplace(cache) as folder:
         part = folder / f"{name}.gz.part"
@@ -192,7 +192,7 @@ def _download(name: str, cache: Path) -> Path:
                 part.unlink()
                 failures.append(f"{url}: deleted as wrong, {error}")
     raise ConnectionError(
-        f"load_mnist: MNIST could not be downloaded ({'; '.join(failures)}); put {', '.join(SHA256)}, "
+        f"load_mnist: MNIST could not be downloaded ({'; '.join(failures)}); put {', '.join(names)}, "
         f"plain or .gz, into {cache}, or into any folder and name it with --data FOLDER or "
         "MINIGAN_DATA=FOLDER"
     )

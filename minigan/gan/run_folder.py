@@ -1,4 +1,4 @@
-"""The folder of one training run: everything that a run writes, each file whole or not at all.
+"""The folder of one training run. Its files are written whole or not at all; metrics.jsonl grows by whole lines.
 
 config.json           what the run was started with
 metrics.jsonl         one line a step
@@ -31,8 +31,10 @@ class RunFolder:
             self.path = Path(path)
             if self.path.exists():
                 raise FileExistsError(f"{self.path} exists already; a run needs a new folder: choose another --out")
-            self.path.mkdir(parents=True)
-        (self.path / "samples").mkdir()
+            with _named(self.path):
+                self.path.mkdir(parents=True)
+        with _named(self.path):
+            (self.path / "samples").mkdir()
         self._metrics: TextIO | None = None
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -91,7 +93,7 @@ class RunFolder:
                 steps, values = [row["step"] for row in rows], np.array([row[key] for row in rows])
                 axes.plot(steps, values, color=f"C{i}", alpha=0.2, linewidth=0.8)
                 axes.plot(steps, _smooth(values), color=f"C{i}", label=key, linewidth=1.5)
-            axes.legend(loc="upper right")
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
             axes.grid(alpha=0.3)
         above.set_ylabel("loss")
         below.set_ylabel("mean sigmoid(D)")
@@ -125,7 +127,8 @@ def _smooth(values: Array) -> Array:
 
 def _next_free(parent: Path, name: str) -> Path:
     """Makes parent/name-0001, or the next number; two runs that start at once get two folders."""
-    parent.mkdir(parents=True, exist_ok=True)
+    with _named(parent):
+        parent.mkdir(parents=True, exist_ok=True)
     taken = [int(m[1]) for p in parent.iterdir() if (m := re.fullmatch(rf"{re.escape(name)}-(\d+)", p.name))]
     number = max(taken, default=0) + 1
     while True:
@@ -135,6 +138,8 @@ def _next_free(parent: Path, name: str) -> Path:
             return path
         except FileExistsError:
             number += 1
+        except OSError as error:
+            raise OSError(f"cannot write {path}: {error.strerror}; choose another --out") from error
 
 
 def _replace(path: Path, write: Callable[[str], object]) -> None:

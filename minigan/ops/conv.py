@@ -79,7 +79,8 @@ def _check_image(name: str, what: str, x: Tensor, channels: int, w: Tensor) -> N
     if x.ndim != 4 or w.ndim != 4:
         raise ValueError(f"{name}: {what} must be (N, H, W, C) and w (KH, KW, C, O), but are {x.shape} and {w.shape}")
     if x.shape[3] != channels:
-        raise ValueError(f"{name}: {what} has {x.shape[3]} channels {x.shape} but w expects {channels} {w.shape}")
+        have = f"{what} has {x.shape[3]} channels {x.shape}"
+        raise ValueError(f"{name}: {have} but w expects {channels} {w.shape}; images are (N, H, W, C)")
 
 
 def refuse(name: str, dilation: Pair, groups: int) -> None:
