@@ -29,6 +29,7 @@ Targets = TypeVar("Targets", Tensor, Sequence[Tensor])
 class _Mode(threading.local):
     recording = True  # whether ops become part of a graph
     anomaly = False  # whether every result is searched for NaN
+    origin = ""  # inside a backward: the line of the program that called its forward
 
 
 _mode = _Mode()
@@ -127,8 +128,9 @@ class Function(Node):
         shared = self.shares_memory and np.may_share_memory(y, tensors[0].array)
         result = Tensor.of(y, version=tensors[0]._version if shared else None)
         if _mode.anomaly:
-            self.origin = calling_line()
-            refuse_nan(y, self.name, "forward", self.origin)
+            self.origin = _mode.origin or calling_line()
+            if not _mode.origin:
+                refuse_nan(y, self.name, "forward", self.origin)
         if _mode.recording:
             parents = tuple([t.node for t in tensors])
             if any(parents):
@@ -201,10 +203,7 @@ def as_tensors(name: str, inputs: Sequence[Any]) -> list[Tensor]:
                 raise TypeError(f"{name}: dtypes {dtype} and {x.dtype} do not mix; convert one with .astype(...)")
     if dtype is not None and dtype.kind in "iub" and any([isinstance(x, float) and not x.is_integer() for x in inputs]):
         raise TypeError(f"{name}: a number with decimals does not mix with {dtype}; convert with .astype(...)")
-    return [
-        x if isinstance(x, Tensor) else Tensor(x, dtype=None if isinstance(x, np.ndarray) else dtype)  # arrays: checked
-        for x in inputs
-    ]
+    return [x if isinstance(x, Tensor) else Tensor(x, dtype=dtype) for x in inputs]
 
 
 # ---- differentiation ----------------------------------------------------------------------------------------------
@@ -307,11 +306,11 @@ def _differentiate(
 def _propagate(node: Function, g: Tensor, useful: set[Node], gradients: dict[Node, Tensor]) -> None:
     """Runs one node's backward and hands the results to its parents."""
     node.needs = tuple([p in useful for p in node.parents])
-    if _mode.anomaly:  # a NaN inside of this backward is this node's, not that of the ops that it is made of
-        with _switched("anomaly", False):
-            results = node.backward(g)
-    else:
+    outer, _mode.origin = _mode.origin, node.origin  # a NaN of the ops inside is this node's; so is their line
+    try:
         results = node.backward(g)
+    finally:
+        _mode.origin = outer
     if not isinstance(results, tuple):
         results = (results,)
     if len(results) != len(node.parents):

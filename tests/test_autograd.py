@@ -475,6 +475,19 @@ def test_anomaly_mode_sees_backward() -> None:
             y.sum().backward()
 
 
+def test_anomaly_mode_sees_second_derivatives() -> None:
+    """The nodes that a backward makes belong to the line whose op it differentiates."""
+    x = mg.Tensor([0.0], requires_grad=True)
+    with mg.detect_anomaly(), np.errstate(all="ignore"):
+        y = (x * x * x) ** 0.5  # the culprit: its derivative is 0 * inf at 0
+        with pytest.raises(FloatingPointError, match=r"power: the backward pass produced a NaN .* the culprit"):
+            mg.grad(mg.grad(y.sum() * 0.0, x, create_graph=True).sum(), x)
+        y = x**1.5  # the second culprit: its second derivative is infinite at 0
+        first = mg.grad(y.sum(), x, create_graph=True)
+        with pytest.raises(FloatingPointError, match=r"the backward pass produced a NaN .* the second culprit"):
+            mg.grad((first * 0.0).sum(), x)
+
+
 # ---- order, depth, lifetime -------------------------------------------------------------------------------------
 
 
