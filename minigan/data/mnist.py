@@ -27,6 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..files import cache_folder
+
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -160,7 +162,7 @@ def _find_named(folder: Path, name: str, origin: str = "") -> Path:
 
 
 def _find_or_download(names: tuple[str, ...]) -> list[Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "minigan" / "mnist"
+    cache = cache_folder() / "mnist"
     try:
         return [_find(cache, name) or _download(name, cache, names) for name in names]
     except ConnectionError:

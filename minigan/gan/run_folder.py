@@ -8,7 +8,6 @@ weights.safetensors   keys G.* and D.*
 """
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from ..files import replace
 from ..nn import Module
 from ..tensor import Array
 
@@ -143,15 +143,9 @@ def _next_free(parent: Path, name: str) -> Path:
 
 
 def _replace(path: Path, write: Callable[[str], object]) -> None:
-    """Writes under a temporary name and renames, so that no reader ever meets half a file."""
-    part = f"{path}.part"
-    try:
-        with _named(path):
-            write(part)
-            os.replace(part, path)
-    finally:
-        if os.path.exists(part):
-            os.unlink(part)
+    """Writes the file whole or not at all; an OSError says which it was."""
+    with _named(path):
+        replace(path, write)
 
 
 @contextmanager

@@ -1,0 +1,36 @@
+"""Files that are written whole or not at all, and the folder for what is made once."""
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+
+def replace(path: Path, write: Callable[[str], object]) -> None:
+    """Calls write(temporary name), then renames, so that no reader ever meets half a file. OSError as it comes."""
+    part = f"{path}.{os.getpid()}.part"
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        if os.path.exists(part):
+            os.unlink(part)
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/minigan, or ~/.cache/minigan. It need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "minigan"
+
+
+def keep(path: Path, write: Callable[[str], object]) -> None:
+    """`replace` for a cache: where nothing can be written, a RuntimeWarning says so and the program goes on."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, write)
+    except OSError as error:
+        warnings.warn(
+            f"cannot keep {path} ({error.strerror or error}), so it is made anew each time; make room, or set "
+            "XDG_CACHE_HOME to another folder",
+            RuntimeWarning,
+            stacklevel=2,
+        )
