@@ -1,4 +1,4 @@
-"""Data in batches, objectives in closed form, and the training loop: turns, freezing, failures, memory, convergence."""
+"""Objectives in closed form, and the training loop: turns, freezing, failures, memory, convergence."""
 
 import gc
 import math
@@ -7,133 +7,20 @@ import tracemalloc
 import weakref
 from collections.abc import Iterator
 from functools import partial
-from itertools import islice, repeat
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 import minigan as mg
 from minigan import nn
-from minigan.data import batches, enlarge
 from minigan.gan import NON_SATURATING, Game, NotFiniteError, Objective, Player, train, two_player
 from minigan.gan.train import only_trainable, probability
 from minigan.optim import SGD, Adam
 from minigan.random import Generator
 
 Array = Any
-
-
-def pictures(n: int, *shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).integers(0, 256, (n, *shape), np.uint8)
-
-
-# ---- batches --------------------------------------------------------------------------------------------------------
-
-
-def numbered(n: int) -> Array:
-    """Images that can be recognised: image i is i everywhere."""
-    return np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None], (n, 2, 3)).copy()
-
-
-def numbers(batch: Array) -> list[int]:
-    return [round((float(image[0, 0, 0]) + 1) * 127.5) for image in batch]
-
-
-def test_an_epoch_shows_every_image_once() -> None:
-    stream = batches(numbered(12), 4, Generator(0, "data"))
-    epochs = [[n for batch in islice(stream, 3) for n in numbers(batch)] for _ in range(3)]
-    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
-    order = Generator(0, "data").permutation(12)
-    assert epochs[0] == order.tolist()
-
-
-def test_the_last_partial_batch_is_left_out() -> None:
-    generator = Generator(0, "data")
-    stream = batches(numbered(11), 4, generator)
-    for _ in range(3):
-        epoch = [n for batch in islice(stream, 2) for n in numbers(batch)]
-        assert len(epoch) == len(set(epoch)) == 8
-    next(stream)
-    assert generator.counter == 4 * 6  # one permutation of 11 an epoch: 22 words
-
-
-@pytest.mark.parametrize(("shape", "channels"), [((5, 4), 1), ((5, 4, 1), 1), ((5, 4, 3), 3)])
-def test_batches_are_nhwc_float32_within_one(shape: Any, channels: int) -> None:
-    images = pictures(6, *shape)
-    images[0], images[1] = 0, 255
-    batch = next(batches(images, 6, Generator(0, "data")))
-    assert batch.shape == (6, 5, 4, channels)
-    assert batch.dtype == np.float32
-    assert (batch.min(), batch.max()) == (-1, 1)
-    order = Generator(0, "data").permutation(6)
-    np.testing.assert_allclose((batch + 1) * 127.5, images[order].reshape(batch.shape), atol=1e-4)
-
-
-def test_batches_leave_the_images_alone() -> None:
-    images = pictures(4, 5, 5)
-    before = images.copy()
-    for batch in islice(batches(images, 2, Generator(0, "data"), 8), 4):
-        batch[...] = 9
-    np.testing.assert_array_equal(images, before)
-
-
-@pytest.mark.parametrize(("n", "size"), [(28, 32), (28, 64), (3, 7), (1, 4), (2, 4)])
-def test_enlarge_against_scipy(n: int, size: int) -> None:
-    images = np.random.default_rng(0).random((2, n, n, 3))
-    expected = ndimage.zoom(images, (1, size / n, size / n, 1), order=1, mode="nearest", grid_mode=True)
-    np.testing.assert_allclose(enlarge(images, size), expected, rtol=1e-10, atol=1e-12)
-
-
-def test_a_ramp_stays_a_ramp() -> None:
-    ramp = np.broadcast_to(np.arange(28.0)[:, None, None], (1, 28, 28, 1))
-    column = enlarge(ramp, 64)[0, :, 5, 0]
-    np.testing.assert_allclose(column, np.clip((np.arange(64) + 0.5) * 28 / 64 - 0.5, 0, 27), rtol=1e-12)
-
-
-@pytest.mark.parametrize("size", [32, 64])
-def test_enlarged_batches(size: int) -> None:
-    images = pictures(4, 28, 28)
-    images[0], images[1] = 0, 255
-    batch = next(batches(images, 4, Generator(0, "data"), size))
-    assert batch.shape == (4, size, size, 1)
-    assert batch.dtype == np.float32
-    assert batch.min() >= -1
-    assert batch.max() <= 1
-    order = Generator(0, "data").permutation(4)
-    expected = enlarge(images[order][..., None].astype(np.float64), size) / 127.5 - 1
-    np.testing.assert_allclose(batch, expected, atol=1e-5)
-
-
-def test_enlarge_takes_bytes_for_numbers() -> None:
-    images = pictures(1, 3, 3, 1)
-    np.testing.assert_allclose(enlarge(images, 6), enlarge(images.astype(np.float32), 6), atol=1)
-
-
-def test_an_image_size_means_height_and_width() -> None:
-    tall, wide = pictures(2, 8, 6), pictures(2, 6, 8)
-    assert next(batches(tall, 2, Generator(0, "data"), 8)).shape == (2, 8, 8, 1)
-    with pytest.raises(ValueError, match="are not made smaller, to 7"):
-        batches(wide, 2, Generator(0, "data"), 7)
-
-
-@pytest.mark.parametrize("size", [0, -1, 5])
-def test_batches_refuse_a_batch_size(size: int) -> None:
-    with pytest.raises(ValueError, match=f"^batches: batch size {size} must be in 1 .. 4, the number of images$"):
-        batches(pictures(4, 5, 5), size, Generator(0, "data"))
-
-
-def test_batches_refuse_other_numbers_than_bytes() -> None:
-    """Images in [0, 1] would come out as almost -1, and the run would learn black."""
-    with pytest.raises(TypeError, match="float64"):
-        batches(np.zeros((4, 5, 5)), 2, Generator(0, "data"))
-
-
-def test_batches_refuse_to_shrink() -> None:
-    with pytest.raises(ValueError, match=r"^batches: images of \(28, 28\) pixels are not made smaller, to 16$"):
-        batches(pictures(4, 28, 28), 2, Generator(0, "data"), 16)
 
 
 # ---- objectives -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Data sets, as NumPy arrays."""
 
-from .batches import batches, enlarge
+from .batches import batches, resize
+from .drawn import drawn_digits
 from .mnist import load_mnist, read_idx
+from .sources import DataSet, load
 
-__all__ = ["batches", "enlarge", "load_mnist", "read_idx"]
+__all__ = ["DataSet", "batches", "drawn_digits", "load", "load_mnist", "read_idx", "resize"]

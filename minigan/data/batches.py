@@ -14,43 +14,69 @@ Array = NDArray[Any]
 def batches(images: Array, batch_size: int, generator: Generator, image_size: int | None = None) -> Iterator[Array]:
     """Endless batches of float32 (batch_size, H, W, C) in [-1, 1] from uint8 images (N, H, W) or (N, H, W, C).
 
-    Every epoch is a new permutation from `generator`; the last, partial batch is left out. `image_size` enlarges
-    (bilinearly). ValueError if a batch is larger than the data.
+    Every epoch is a new permutation from `generator`; the last, partial batch is left out. With `image_size`, square
+    images are resized to it, each batch as it is drawn; those that have it already pass as they are.
+    TypeError if the images are not bytes; ValueError if a batch is larger than the data, or if images that shall be
+    resized are not square.
     """
     if images.dtype != np.uint8:
         raise TypeError(f"batches: images must be uint8, 0 to 255, not {images.dtype}")
     if not 0 < batch_size <= len(images):
         raise ValueError(f"batches: batch size {batch_size} must be in 1 .. {len(images)}, the number of images")
-    if image_size is not None and image_size < max(images.shape[1:3]):
-        raise ValueError(f"batches: images of {images.shape[1:3]} pixels are not made smaller, to {image_size}")
-    return _batches(images, batch_size, generator, image_size)
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"batches: the image size must be 1 or more pixels, not {image_size}")
+    height, width = images.shape[1:3]
+    if image_size is not None and height != width:
+        raise ValueError(
+            f"batches: images of {height} x {width} pixels cannot become {image_size} x {image_size} undistorted; "
+            "crop them to squares"
+        )
+    return _batches(images, batch_size, generator, image_size or height)
 
 
-def _batches(images: Array, batch_size: int, generator: Generator, image_size: int | None) -> Iterator[Array]:
+def _batches(images: Array, batch_size: int, generator: Generator, image_size: int) -> Iterator[Array]:
     while True:
         order = generator.permutation(len(images))
         for start in range(0, len(images) - batch_size + 1, batch_size):
             batch = images[order[start : start + batch_size]].astype(np.float32)
             if batch.ndim == 3:
                 batch = batch[..., None]
-            if image_size is not None and batch.shape[1:3] != (image_size, image_size):
-                batch = enlarge(batch, image_size)
+            if batch.shape[1] != image_size:
+                batch = resize(batch, image_size)
             yield batch / np.float32(127.5) - np.float32(1)
 
 
-def enlarge(images: Array, size: int) -> Array:
-    """Bilinear: (N, H, W, C) -> (N, size, size, C), pixel centres aligned as (i + 1/2) / size; bytes become float32."""
+def resize(images: Array, size: int) -> Array:
+    """(N, H, W, C) or (N, H, W) -> (N, size, size, C): bilinear, antialiased where it shrinks.
+
+    Bytes become float32, floats keep their dtype. Pixel centres are aligned, as (i + 1/2) / size. Each new pixel is a
+    mean of old ones, weighted by a triangle: as wide as two old pixels where the image grows, which is bilinear
+    interpolation, and as two new pixels where it shrinks, so that no old pixel is skipped (P. S. Heckbert,
+    "Fundamentals of texture mapping and image warping", 1989). ValueError for other shapes, or a size below 1.
+    """
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or 0 in images.shape[1:3] or size < 1:
+        raise ValueError(f"resize: takes images (N, H, W, C) to a size of 1 or more, not {images.shape} to {size}")
     if images.dtype.kind != "f":
         images = images.astype(np.float32)
     for axis in (1, 2):
-        left, right, share = _neighbours(images.shape[axis], size)
-        share = share.astype(images.dtype).reshape((-1, 1, 1) if axis == 1 else (-1, 1))
-        images = images.take(left, axis) * (1 - share) + images.take(right, axis) * share
+        pixels, weights = _taps(images.shape[axis], size)
+        weights = weights.astype(images.dtype).reshape((-1, size, 1, 1) if axis == 1 else (-1, size, 1))
+        # No matrix product: the threads of BLAS and those of the kernels would wait for each other.
+        resized = images.take(pixels[0], axis) * weights[0]
+        for pixel, weight in zip(pixels[1:], weights[1:], strict=True):
+            resized += images.take(pixel, axis) * weight
+        images = resized
     return images
 
 
-def _neighbours(n: int, size: int) -> tuple[Array, Array, Array]:
-    """For each of `size` new pixels: its two old neighbours of n, and the second one's share."""
-    centre = np.clip((np.arange(size) + 0.5) * n / size - 0.5, 0, n - 1)
-    left = centre.astype(int)
-    return left, np.minimum(left + 1, n - 1), centre - left
+def _taps(n: int, size: int) -> tuple[Array, Array]:
+    """For each of `size` new pixels, the old ones of n under its triangle, and their weights: both (taps, size)."""
+    half_width = max(n / size, 1.0)
+    centre = (np.arange(size) + 0.5) * n / size
+    taps = max(-(-2 * n // size), 2)  # as many pixel centres as fit strictly inside the triangle
+    pixels = np.floor(centre - half_width + 0.5).astype(int) + np.arange(taps)[:, None]
+    weights = np.maximum(1 - np.abs(pixels + 0.5 - centre) / half_width, 0)
+    weights[(pixels < 0) | (pixels >= n)] = 0  # the edge: what lies outside leaves its weight to the others
+    return np.clip(pixels, 0, n - 1), weights / weights.sum(0)

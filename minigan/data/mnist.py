@@ -72,24 +72,20 @@ def load_mnist(
     names = SPLITS[split]
     variable = os.environ.get("MINIGAN_DATA")
     if folder is not None:
-        paths = [_find_named(Path(folder), name) for name in names]
+        paths = [find_named(Path(folder), name) for name in names]
     elif variable:
-        paths = [_find_named(Path(variable), name, " (which MINIGAN_DATA names)") for name in names]
+        paths = [find_named(Path(variable), name, " (which MINIGAN_DATA names)") for name in names]
     else:
         paths = _find_or_download(names)
 
     images, labels = (read_idx(path) for path in paths)
     if images.shape[1:] != (28, 28):
         raise ValueError(f"{paths[0]} holds {images.shape}, but MNIST's images are (N, 28, 28)")
-    if labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"{paths[0]} holds {len(images)} images, but {paths[1]} holds labels of shape {labels.shape}; "
-            "take both files from the same data set"
-        )
+    check_pair(paths, images, labels)
     for path, name, array in zip(paths, names, (images, labels), strict=True):
-        if verify and _sha256(array) != SHA256[name]:
+        if verify and sha256(array) != SHA256[name]:
             raise ValueError(
-                f"{path} is not MNIST's {name}: unpacked it has the sha256 {_sha256(array)}, MNIST's has "
+                f"{path} is not MNIST's {name}: unpacked it has the sha256 {sha256(array)}, MNIST's has "
                 f"{SHA256[name]}; replace it, or pass verify=False to load it all the same"
             )
     return images, labels
@@ -133,7 +129,16 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _sha256(array: NDArray[np.uint8]) -> str:
+def check_pair(paths: list[Path], images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+    """ValueError unless the images of paths[0] have the labels of paths[1], one each."""
+    if labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{paths[0]} holds {len(images)} images, but {paths[1]} holds labels of shape {labels.shape}; "
+            "take both files from the same data set"
+        )
+
+
+def sha256(array: NDArray[np.uint8]) -> str:
     """Of the IDX file that holds `array`: its shape and bytes determine the whole file."""
     digest = hashlib.sha256(pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape))
     digest.update(array.data)
@@ -149,11 +154,17 @@ def _find(folder: Path, name: str) -> Path | None:
     return next((path for spelling in _spellings(name) if (path := folder / spelling).is_file()), None)
 
 
-def _find_named(folder: Path, name: str, origin: str = "") -> Path:
+def find_below(folder: Path, name: str) -> Path | None:
+    """The file `name`, plain or .gz, in the folder or in the places below it where other libraries keep it."""
+    places = (folder, folder / "mnist", folder / "MNIST" / "raw")
+    return next((path for place in places if (path := _find(place, name))), None)
+
+
+def find_named(folder: Path, name: str, origin: str = "") -> Path:
+    """`find_below`, or FileNotFoundError with the places and the spellings that were tried."""
     folder = folder.expanduser()
-    for place in (folder, folder / "mnist", folder / "MNIST" / "raw"):
-        if path := _find(place, name):
-            return path
+    if path := find_below(folder, name):
+        return path
     raise FileNotFoundError(
         f"load_mnist: {folder}{origin} {'holds' if folder.is_dir() else 'is not a folder, so it holds'} no "
         f"{name}: looked there, in mnist/ and in MNIST/raw/ for {', '.join(_spellings(name))}; put the file "
@@ -184,7 +195,7 @@ def _download(name: str, cache: Path, names: tuple[str, ...]) -> Path:
             url = mirror + target.name
             try:
                 _receive(url, part)
-                if (found := _sha256(read_idx(part))) != SHA256[name]:
+                if (found := sha256(read_idx(part))) != SHA256[name]:
                     raise ValueError(f"sha256 {found} instead of {SHA256[name]}")
                 os.replace(part, target)
                 return target

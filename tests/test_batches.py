@@ -1,0 +1,193 @@
+"""Batches: every image once an epoch, in an order of the seed alone. Resizing, against SciPy, PyTorch and itself."""
+
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from minigan.data import batches, resize
+from minigan.random import Generator
+
+Array = Any
+
+
+def pictures(n: int, *shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), np.uint8)
+
+
+def numbered(n: int) -> Array:
+    """Images that can be recognised: image i is i everywhere."""
+    return np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None], (n, 2, 3)).copy()
+
+
+def numbers(batch: Array) -> list[int]:
+    return [round((float(image[0, 0, 0]) + 1) * 127.5) for image in batch]
+
+
+def test_an_epoch_shows_every_image_once() -> None:
+    stream = batches(numbered(12), 4, Generator(0, "data"))
+    epochs = [[n for batch in islice(stream, 3) for n in numbers(batch)] for _ in range(3)]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    order = Generator(0, "data").permutation(12)
+    assert epochs[0] == order.tolist()
+
+
+def test_the_last_partial_batch_is_left_out() -> None:
+    generator = Generator(0, "data")
+    stream = batches(numbered(11), 4, generator)
+    for _ in range(3):
+        epoch = [n for batch in islice(stream, 2) for n in numbers(batch)]
+        assert len(epoch) == len(set(epoch)) == 8
+    next(stream)
+    assert generator.counter == 4 * 6  # one permutation of 11 an epoch: 22 words
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((5, 4), 1), ((5, 4, 1), 1), ((5, 4, 3), 3)])
+def test_batches_are_nhwc_float32_within_one(shape: Any, channels: int) -> None:
+    images = pictures(6, *shape)
+    images[0], images[1] = 0, 255
+    batch = next(batches(images, 6, Generator(0, "data")))
+    assert batch.shape == (6, 5, 4, channels)
+    assert batch.dtype == np.float32
+    assert (batch.min(), batch.max()) == (-1, 1)
+    order = Generator(0, "data").permutation(6)
+    np.testing.assert_allclose((batch + 1) * 127.5, images[order].reshape(batch.shape), atol=1e-4)
+
+
+def test_batches_leave_the_images_alone() -> None:
+    images = pictures(4, 5, 5)
+    before = images.copy()
+    for batch in islice(batches(images, 2, Generator(0, "data"), 8), 4):
+        batch[...] = 9
+    np.testing.assert_array_equal(images, before)
+
+
+def test_the_same_seed_gives_the_same_batches() -> None:
+    images = pictures(12, 6, 6)
+    first, again, other = (list(islice(batches(images, 4, Generator(seed, "data"), 4), 6)) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("size", [16, 27, 32, 64])
+def test_batches_are_resized_both_ways(size: int) -> None:
+    images = pictures(4, 28, 28)
+    images[0], images[1] = 0, 255
+    batch = next(batches(images, 4, Generator(0, "data"), size))
+    assert batch.shape == (4, size, size, 1)
+    assert batch.dtype == np.float32
+    assert abs(batch).max() <= 1 + 1e-6
+    order = Generator(0, "data").permutation(4)
+    expected = resize(images[order].astype(np.float64), size) / 127.5 - 1
+    np.testing.assert_allclose(batch, expected, atol=1e-5)
+
+
+def test_images_of_the_size_pass_as_they_are() -> None:
+    images = pictures(4, 28, 28, 3)
+    as_they_are, same_size = (next(batches(images, 4, Generator(0, "data"), size)) for size in (None, 28))
+    np.testing.assert_array_equal(as_they_are, same_size)
+
+
+@pytest.mark.parametrize("shape", [(28, 20), (20, 28, 3)])
+def test_batches_refuse_to_distort(shape: tuple[int, ...]) -> None:
+    sentence = (
+        f"^batches: images of {shape[0]} x {shape[1]} pixels cannot become 28 x 28 undistorted; crop them to squares$"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        batches(pictures(2, *shape), 2, Generator(0, "data"), 28)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_batches_refuse_an_image_size(size: int) -> None:
+    with pytest.raises(ValueError, match=f"^batches: the image size must be 1 or more pixels, not {size}$"):
+        batches(pictures(2, 4, 4), 2, Generator(0, "data"), size)
+
+
+@pytest.mark.parametrize("size", [0, -1, 5])
+def test_batches_refuse_a_batch_size(size: int) -> None:
+    with pytest.raises(ValueError, match=f"^batches: batch size {size} must be in 1 .. 4, the number of images$"):
+        batches(pictures(4, 5, 5), size, Generator(0, "data"))
+
+
+def test_batches_refuse_other_numbers_than_bytes() -> None:
+    """Images in [0, 1] would come out as almost -1, and the run would learn black."""
+    with pytest.raises(TypeError, match="float64"):
+        batches(np.zeros((4, 5, 5)), 2, Generator(0, "data"))
+
+
+# ---- resize ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "size"), [(28, 32), (28, 64), (3, 7), (1, 4), (2, 4)])
+def test_growing_is_bilinear_interpolation(n: int, size: int) -> None:
+    images = np.random.default_rng(0).random((2, n, n, 3))
+    expected = ndimage.zoom(images, (1, size / n, size / n, 1), order=1, mode="nearest", grid_mode=True)
+    np.testing.assert_allclose(resize(images, size), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "size"), [(64, 28), (32, 28), (28, 27), (28, 7), (100, 33), (7, 5), (5, 1), (28, 64)])
+def test_resize_against_torch(n: int, size: int) -> None:
+    torch = pytest.importorskip("torch")
+    images = np.random.default_rng(0).random((2, n, n, 3))
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(images).permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True
+    )
+    np.testing.assert_allclose(resize(images, size), expected.permute(0, 2, 3, 1), rtol=1e-10, atol=1e-12)
+
+
+def test_a_ramp_stays_a_ramp() -> None:
+    ramp = np.broadcast_to(np.arange(28.0)[:, None, None], (1, 28, 28, 1))
+    column = resize(ramp, 64)[0, :, 5, 0]
+    np.testing.assert_allclose(column, np.clip((np.arange(64) + 0.5) * 28 / 64 - 0.5, 0, 27), rtol=1e-12)
+
+
+def test_shrinking_to_half_weighs_one_three_three_one() -> None:
+    row = np.zeros((1, 8, 8))
+    row[0, :, 2] = 8
+    np.testing.assert_allclose(resize(row, 4)[0, 1, :, 0], [8 / 7, 3, 0, 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [14, 7, 4])
+def test_fine_stripes_become_grey(size: int) -> None:
+    """Without antialiasing they would stay stripes, or vanish."""
+    stripes = np.tile(np.array([0, 255], np.uint8), (1, 28, 14))
+    inner = resize(stripes, size)[0, :, 1:-1, 0]
+    np.testing.assert_allclose(inner, 127.5, atol=0.1 * 255 * size / 28)
+
+
+def test_there_and_back_keeps_the_mean() -> None:
+    y, x = np.mgrid[:28, :28] / 27
+    image = (np.sin(3 * x) * np.cos(2 * y))[None]
+    back = resize(resize(image, 64), 28)
+    assert back.mean() == pytest.approx(image.mean(), abs=1e-3)
+    np.testing.assert_allclose(back[..., 0], image, atol=0.03)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    size=st.integers(1, 50),
+    channels=st.sampled_from([None, 1, 3]),
+    dtype=st.sampled_from([np.uint8, np.float32, np.float64]),
+)
+def test_resize_of_any_shape(height: int, width: int, size: int, channels: int | None, dtype: Any) -> None:
+    images = pictures(2, height, width, *([] if channels is None else [channels])).astype(dtype)
+    resized = resize(images, size)
+    assert resized.shape == (2, size, size, channels or 1)
+    assert resized.dtype == (np.float32 if dtype == np.uint8 else dtype)
+    assert images.min() - 1e-3 <= resized.min() <= resized.max() <= images.max() + 1e-3
+    np.testing.assert_allclose(resize(np.full_like(images, 200), size), 200, rtol=1e-6)
+    mirrored = resize(images[:, ::-1, ::-1], size)
+    np.testing.assert_allclose(mirrored[:, ::-1, ::-1], resized, atol=1e-3)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((5, 5), 4), ((2, 0, 3), 4), ((2, 5, 5), 0), ((1, 2, 5, 5, 3), 4)])
+def test_resize_refuses(shape: tuple[int, ...], size: int) -> None:
+    with pytest.raises(ValueError, match=r"^resize: takes images \(N, H, W, C\) to a size of 1 or more, not \("):
+        resize(np.zeros(shape), size)
