@@ -1,0 +1,179 @@
+"""A small net that tells the classes apart: its features are what the Fréchet distance compares.
+
+Nothing is downloaded: minigan trains it, once for each data set, in about half a minute on two cores. Convolutions of
+stride 2 bring 28 pixels to 4, one of 4x4 sees all of these and gives 64 features, one of 1x1 the logits. Linear layers
+would do the same, but the threads of BLAS and those of the kernels would wait for each other.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from tqdm import tqdm
+
+from ..autograd import no_grad
+from ..data import resize
+from ..files import cache_folder, keep
+from ..nn import BatchNorm2d, Conv2d, Flatten, Module, ReLU, Sequential, init
+from ..ops import cross_entropy
+from ..optim import Adam
+from ..random import Generator, stream
+from ..tensor import Tensor
+
+Array = NDArray[Any]
+
+SIZE = 28  # pixels; images of other sizes are resized
+FEATURES = 64
+BATCH = 128
+EPOCHS = 4
+MIN_STEPS = 200  # for data of which 4 epochs are fewer
+LR = 3e-3  # of Adam, falling to 0 in a straight line
+SHIFT = 1  # pixels by which a training image is moved at most, in both directions
+
+RECIPE = np.frombuffer(Path(__file__).read_bytes(), np.uint8)  # a net trained by other code is not taken from the cache
+
+
+def pixels(images: Array, size: int) -> Array:
+    """float32 (N, size, size, C) in [-1, 1] from uint8 or from floats in [-1, 1], (N, H, W, C) or (N, H, W).
+
+    ValueError for other dtypes, and for floats of another range.
+    """
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
+        raise ValueError(f"metrics: images must be uint8, or floats in [-1, 1], not {images.dtype}")
+    if images.ndim == 3:
+        images = images[..., None]
+    x = images.astype(np.float32, copy=False)
+    if images.dtype == np.uint8:
+        x = x / np.float32(127.5) - np.float32(1)
+    elif images.size and not np.abs(x).max() <= 1.001:  # what resizing may round to; NaN is not <= either
+        raise ValueError(f"metrics: floats in images must be in [-1, 1], but go from {x.min():g} to {x.max():g}")
+    return x if x.shape[1:3] == (size, size) else resize(x, size)
+
+
+class Classifier(Module):
+    """`images` are uint8, or floats in [-1, 1], (N, H, W, C); of another size than 28 they are resized.
+
+    accuracy: the share of the test images that it gets right.
+    """
+
+    accuracy: float
+
+    def __init__(self, channels: int, classes: int, generator: Generator) -> None:
+        weights = stream("init")
+        before = weights.state_dict()
+        layers: list[Module] = []
+        for c_in, c_out, window, stride, padding in (
+            (channels, 16, 4, 2, 1),  # 28 -> 14 pixels
+            (16, 32, 4, 2, 1),  # 14 -> 7
+            (32, 64, 3, 2, 1),  # 7 -> 4
+            (64, FEATURES, 4, 1, 0),  # 4 -> 1
+        ):
+            layers += [Conv2d(c_in, c_out, window, stride, padding, bias=False), BatchNorm2d(c_out), ReLU()]
+        self.body = Sequential(*layers, Flatten())
+        self.head = Conv2d(FEATURES, classes, 1, bias=False)
+        weights.load_state_dict(before)  # the layers drew from it: nobody shall notice
+        for parameter in self.parameters():
+            if parameter.ndim == 4:
+                init.kaiming_normal_(parameter, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, 28, 28, C) in [-1, 1] -> logits (N, K)."""
+        return self.logits(self.body(x))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (N, 64) -> logits (N, K)."""
+        return self.head(features.reshape(-1, 1, 1, FEATURES)).flatten(1)
+
+    def features(self, images: Array) -> Array:
+        """float32 (N, 64): what the logits are computed from."""
+        self.eval()
+        with no_grad():
+            parts = [
+                self.body(Tensor.of(pixels(images[start : start + 500], SIZE))).array
+                for start in range(0, len(images), 500)
+            ]
+        return np.concatenate([np.empty((0, FEATURES), np.float32), *parts])
+
+    def predict(self, images: Array) -> Array:
+        """The likeliest label of each image (N,)."""
+        features = self.features(images)
+        with no_grad():
+            labels: Array = self.logits(Tensor.of(features)).array.argmax(1)
+        return labels
+
+
+def train_classifier(
+    images: Array, labels: Array, test_images: Array, test_labels: Array, seed: int = 0, progress: bool = True
+) -> Classifier:
+    """Trained on `images` uint8 (N, H, W, C) and `labels`, integers (N,) in 0 .. 255; `.accuracy` is on the test set.
+
+    A seed fixes the result on one machine. It is kept in the cache folder under a hash of this file, of the seed and of
+    the training data; a damaged file is replaced. `progress` shows a bar on stderr while it trains.
+    ValueError if there are fewer than 2 images, or images and labels do not fit each other.
+    """
+    for kind, x, y in (("training", images, labels), ("test", test_images, test_labels)):
+        if x.dtype != np.uint8 or x.ndim not in (3, 4) or len(x) < 2:
+            raise ValueError(
+                f"train_classifier: {kind} images must be N > 1 of uint8 (N, H, W, C), but are {x.dtype} {x.shape}"
+            )
+        if y.shape != x.shape[:1] or y.dtype.kind not in "iu" or y.min() < 0 or y.max() > 255:
+            raise ValueError(
+                f"train_classifier: the {kind} labels must be {len(x)} integers in 0 .. 255, one for each image, "
+                f"but are {y.dtype} {y.shape}" + (f" from {y.min()} to {y.max()}" if y.size else "")
+            )
+    key = _digest({"recipe": RECIPE, "seed": np.array(seed), "images": images, "labels": labels})
+    path = cache_folder() / f"classifier-{key.hex()[:16]}.safetensors"
+    channels = images.shape[3] if images.ndim == 4 else 1
+    classifier = Classifier(channels, int(labels.max()) + 1, Generator(seed, "classifier weights"))
+    try:
+        state = load(path.read_bytes())
+        if _digest(state, leave_out="sha256") != state.pop("sha256").tobytes():
+            raise ValueError("damaged")
+        classifier.load_state_dict(state)
+    except (OSError, KeyError, ValueError, SafetensorError):  # not there, or no longer what was written
+        _train(classifier, images, labels, Generator(seed, "classifier data"), progress)
+        state = classifier.state_dict()
+        state["sha256"] = np.frombuffer(_digest(state), np.uint8)
+        keep(path, lambda file: Path(file).write_bytes(save(state)))
+    classifier.accuracy = float((classifier.predict(test_images) == test_labels).mean())
+    return classifier
+
+
+def _train(classifier: Classifier, images: Array, labels: Array, generator: Generator, progress: bool) -> None:
+    """Adam on the cross entropy, every image moved a little."""
+    batch = min(BATCH, len(images))
+    steps = max(len(images) // batch * EPOCHS, MIN_STEPS)
+    optimizer = Adam(classifier.parameters(), LR)
+    order = np.zeros(0, np.int64)
+    for step in tqdm(range(steps), "classifier", unit="step", dynamic_ncols=True, disable=not progress):
+        if len(order) < batch:
+            order = generator.permutation(len(images))
+        rows, order = order[:batch], order[batch:]
+        optimizer.lr = LR * (1 - step / steps)
+        optimizer.zero_grad()
+        x = _moved(pixels(images[rows], SIZE), generator)
+        cross_entropy(classifier(Tensor.of(x)), labels[rows]).backward()
+        optimizer.step()
+
+
+def _moved(x: Array, generator: Generator) -> Array:
+    """Each image (H, W, C) of x by up to SHIFT pixels; its edge is repeated."""
+    N, H, W, _ = x.shape
+    dy, dx = generator.integers(2 * SHIFT + 1, (2, N, 1)) - SHIFT
+    rows, columns = np.clip(np.arange(H) + dy, 0, H - 1), np.clip(np.arange(W) + dx, 0, W - 1)  # (N, H), (N, W)
+    moved: Array = x[np.arange(N)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return moved
+
+
+def _digest(arrays: Mapping[str, Array], leave_out: str = "") -> bytes:
+    """sha256 of names, dtypes, shapes and contents."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays.keys() - {leave_out}):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.digest()
