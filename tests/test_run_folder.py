@@ -17,7 +17,7 @@ import minigan as mg
 from minigan import nn
 from minigan.gan import dcgan_discriminator, dcgan_generator
 from minigan.gan import run_folder as module
-from minigan.gan.run_folder import RunFolder, save_grid
+from minigan.gan.run_folder import RunFolder, running_mean, running_median, save_grid
 from minigan.random import Generator
 
 Array = Any
@@ -96,7 +96,7 @@ def test_an_existing_folder_is_refused(what: str) -> None:
 
 def test_config(run: RunFolder) -> None:
     config = {"steps": 3, "out": "somewhere", "betas": [0.5, 0.9], "lr": 2e-4, "epochs": None}
-    run.write_config(config)
+    run.write_json("config.json", config)
     text = (run.path / "config.json").read_text()
     assert json.loads(text) == config
     assert text.endswith("}\n")
@@ -145,23 +145,39 @@ def test_a_grid_clips_what_is_out_of_range(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(tmp_path / "grid.png")[1, 1:9:2, 0], [0, 0, 255, 255])
 
 
+GAN_ROW = {"d_loss": 1.0, "g_loss": 2.0, "d_real": 0.6, "d_fake_before": 0.4, "d_fake_after": 0.45}
+GP_ROW = {"d_loss": 1.0, "g_loss": 2.0, "w_estimate": 3.0, "penalty": 0.1, "grad_norm": 1.1}
+CLIP_ROW = {"d_loss": 1.0, "g_loss": 2.0, "w_estimate": 3.0, "grad_norm": 1.1, "clip_share": 0.5}
+
+
+@pytest.mark.parametrize(("row", "panels"), [(GAN_ROW, 2), (GP_ROW, 3), (CLIP_ROW, 4)], ids=["gan", "gp", "clip"])
 @pytest.mark.parametrize("steps", [1, 7, 200])
-def test_losses_are_plotted(run: RunFolder, steps: int) -> None:
+def test_losses_are_plotted(run: RunFolder, steps: int, row: dict[str, float], panels: int) -> None:
     for step in range(1, steps + 1):
-        row = {"d_loss": 1 / step, "g_loss": 2.0, "d_real": 0.6, "d_fake_before": 0.4, "d_fake_after": 0.45}
-        run.log({"step": step, **row})
+        run.log({"step": step, **row, "d_loss": 1 / step})
     path = run.plot_losses()
     run.close()
     assert path == run.path / "losses.png"
-    assert size_of_png(path) == (880, 660)
+    assert size_of_png(path) == (880, 330 * panels)
     assert len(np.unique(pixels(path).reshape(-1, 3), axis=0)) > 10  # it shows something
 
 
-def test_the_smooth_curve_has_the_length_and_the_level_of_the_curve() -> None:
+@pytest.mark.parametrize("smooth", [running_mean, running_median])
+def test_the_smooth_curve_has_the_length_and_the_level_of_the_curve(smooth: Any) -> None:
     for n in (1, 2, 49, 50, 100, 149, 1000):
-        np.testing.assert_allclose(module._smooth(np.full(n, 3.0)), np.full(n, 3.0))
+        np.testing.assert_allclose(smooth(np.full(n, 3.0)), np.full(n, 3.0))
     noisy = np.arange(1000.0) + np.random.default_rng(0).standard_normal(1000)
-    np.testing.assert_allclose(module._smooth(noisy)[20:-20], np.arange(1000.0)[20:-20], atol=2)
+    np.testing.assert_allclose(smooth(noisy)[50:-50], np.arange(1000.0)[50:-50], atol=3)
+
+
+def test_a_median_does_not_see_outliers() -> None:
+    values = np.where(np.arange(500) % 7 == 0, 1e6, 1.0)
+    np.testing.assert_array_equal(running_median(values), 1.0)
+
+
+def test_interpolations_are_ten_a_row(run: RunFolder) -> None:
+    assert size_of_png(run.save_interpolation(np.zeros((20, 4, 4, 1)))) == (51, 11)
+    assert files(run.path) == ["interpolation.png"]
 
 
 def test_weights_load_back_bit_for_bit(run: RunFolder) -> None:
@@ -210,17 +226,17 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, ol
 
 
 def test_all_files_but_the_metrics_are_replaced_whole(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    run.log({"step": 1, "d_loss": 1.0, "g_loss": 2.0, "d_real": 0.6, "d_fake_before": 0.4, "d_fake_after": 0.45})
+    run.log({"step": 1, **GAN_ROW})
     run.close()
     net, images = nn.Linear(2, 2), np.zeros((1, 2, 2, 1))
     writes = [
-        lambda: run.write_config({"a": 1}), lambda: run.save_samples(1, images), lambda: run.save_weights(net=net),
-        run.plot_losses,
+        lambda: run.write_json("config.json", {"a": 1}), lambda: run.save_samples(1, images),
+        lambda: run.save_interpolation(images), lambda: run.save_weights(net=net), run.plot_losses,
     ]  # fmt: skip
     for write in writes:
         write()
     before = {name: (run.path / name).read_bytes() for name in files(run.path)}
-    assert len(before) == 5
+    assert len(before) == 6
 
     def fails(source: str, target: Path) -> None:
         assert re.fullmatch(r".*\.part", source)

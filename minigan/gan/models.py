@@ -53,14 +53,24 @@ def dcgan_generator(
 
 
 def dcgan_discriminator(
-    image_size: int = 64, channels: int = 1, width: int = 64, generator: Generator | None = None
+    image_size: int = 64,
+    channels: int = 1,
+    width: int = 64,
+    generator: Generator | None = None,
+    batch_norm: bool = True,
 ) -> Sequential:
-    """Images (N, image_size, image_size, channels) -> logits (N, 1): the generator mirrored, with LeakyReLU 0.2."""
+    """Images (N, image_size, image_size, channels) -> logits (N, 1): the generator mirrored, with LeakyReLU 0.2.
+
+    batch_norm=False: with biases instead, for a critic under a gradient penalty, which needs every sample by itself.
+    """
     base, doublings = _levels(image_size, channels, width)
-    layers: list[Module] = [Conv2d(channels, width, 4, 2, 1, bias=False), LeakyReLU(0.2)]
+    layers: list[Module] = [Conv2d(channels, width, 4, 2, 1, bias=not batch_norm), LeakyReLU(0.2)]
     c = width
     for _ in range(doublings - 1):
-        layers += [Conv2d(c, 2 * c, 4, 2, 1, bias=False), BatchNorm2d(2 * c), LeakyReLU(0.2)]
+        layers.append(Conv2d(c, 2 * c, 4, 2, 1, bias=not batch_norm))
+        if batch_norm:
+            layers.append(BatchNorm2d(2 * c))
+        layers.append(LeakyReLU(0.2))
         c *= 2
     layers += [Conv2d(c, 1, base, bias=False), Flatten()]
     net = Sequential(*layers)

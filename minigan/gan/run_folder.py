@@ -3,7 +3,9 @@
 config.json           what the run was started with
 metrics.jsonl         one line a step
 samples/step_*.png    8x8 images of the same 64 latent vectors
+interpolation.png     walks from one latent vector to another, 10 images a row
 losses.png            what metrics.jsonl says, as curves
+metrics.json          what the result was measured to be
 weights.safetensors   keys G.* and D.*
 """
 
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..files import replace
 from ..nn import Module
@@ -37,10 +40,10 @@ class RunFolder:
             (self.path / "samples").mkdir()
         self._metrics: TextIO | None = None
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """config.json."""
-        text = json.dumps(config, indent=2) + "\n"
-        _replace(self.path / "config.json", lambda file: Path(file).write_text(text))
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """config.json or metrics.json."""
+        text = json.dumps(values, indent=2) + "\n"
+        _replace(self.path / name, lambda file: Path(file).write_text(text))
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Appends one line to metrics.jsonl, complete on disk before the next step."""
@@ -68,6 +71,12 @@ class RunFolder:
         save_grid(path, images)
         return path
 
+    def save_interpolation(self, images: Array) -> Path:
+        """interpolation.png from images (10 rows, H, W, C) in [-1, 1]."""
+        path = self.path / "interpolation.png"
+        save_grid(path, images, columns=10)
+        return path
+
     def save_weights(self, **nets: Module) -> Path:
         """weights.safetensors: the state of each net under its name and a dot."""
         from safetensors.numpy import save
@@ -82,23 +91,26 @@ class RunFolder:
         return path
 
     def plot_losses(self) -> Path:
-        """losses.png from metrics.jsonl: losses above, probabilities of being real below."""
+        """losses.png from metrics.jsonl: a panel for each of PANELS of which it has a column."""
         from matplotlib.figure import Figure
 
         rows = self.rows()
-        figure = Figure(figsize=(8, 6), layout="constrained")
-        above, below = figure.subplots(2, 1, sharex=True)
-        for axes, keys in ((above, ("d_loss", "g_loss")), (below, ("d_real", "d_fake_before", "d_fake_after"))):
+        steps = [row["step"] for row in rows]
+        panels = [(label, smooth, keys) for label, smooth, *keys in PANELS if keys[0] in rows[0]]
+        figure = Figure(figsize=(8, 3 * len(panels)), layout="constrained")
+        for axes, (label, smooth, keys) in zip(
+            np.ravel(figure.subplots(len(panels), 1, sharex=True)), panels, strict=True
+        ):
             for i, key in enumerate(keys):
-                steps, values = [row["step"] for row in rows], np.array([row[key] for row in rows])
+                values = np.array([row[key] for row in rows])
                 axes.plot(steps, values, color=f"C{i}", alpha=0.2, linewidth=0.8)
-                axes.plot(steps, _smooth(values), color=f"C{i}", label=key, linewidth=1.5)
+                axes.plot(steps, smooth(values), color=f"C{i}", label=key, linewidth=1.5)
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
             axes.grid(alpha=0.3)
-        above.set_ylabel("loss")
-        below.set_ylabel("mean sigmoid(D)")
-        below.set_ylim(0, 1)
-        below.set_xlabel("step")
+            axes.set_ylabel(label)
+            if label in SHARES:
+                axes.set_ylim(0, 1)
+        axes.set_xlabel("step")
         path = self.path / "losses.png"
         _replace(path, lambda file: figure.savefig(file, dpi=110, format="png"))
         return path
@@ -118,11 +130,30 @@ def save_grid(path: Path, images: Array, columns: int = 8) -> None:
     _replace(path, lambda file: imsave(file, pixels, format="png"))
 
 
-def _smooth(values: Array) -> Array:
-    """A running mean over about a fiftieth of the curve."""
+def running_mean(values: Array) -> Array:
+    """Over about a fiftieth of the curve."""
     window = max(1, len(values) // 50)
     padded = np.pad(values, (window // 2, window - 1 - window // 2), mode="edge")
     return np.convolve(padded, np.ones(window) / window, mode="valid")
+
+
+def running_median(values: ArrayLike) -> Array:
+    """Over 101 steps, fewer at both ends and in runs under 1,010: as the authors of WGAN smooth their estimate."""
+    values = np.asarray(values)
+    half = min(101, len(values) // 10) // 2
+    return np.array([np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
+
+
+PANELS: tuple[Any, ...] = (
+    ("loss", running_mean, "d_loss", "g_loss"),
+    ("mean sigmoid(D)", running_mean, "d_real", "d_fake_before", "d_fake_after"),
+    ("E D(x) - E D(G(z))", running_median, "w_estimate"),
+    ("|dD / dx|", running_median, "grad_norm"),
+    ("weights at the clip", running_mean, "clip_share"),
+)
+"""Of losses.png: what is plotted, how it is smoothed, the columns of metrics.jsonl."""
+
+SHARES = ("mean sigmoid(D)", "weights at the clip")
 
 
 def _next_free(parent: Path, name: str) -> Path:

@@ -11,16 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 
-from ..autograd import no_grad
+import numpy as np
+
+from ..autograd import grad, no_grad
 from ..nn import Module
 from ..ops import sigmoid
-from ..optim import Optimizer
+from ..optim import Optimizer, clip_weights
 from ..random import Generator
 from ..tensor import Array, Tensor
 from .objectives import Objective
+from .penalties import norm_per_sample
 
 Logs = dict[str, float]
 Callback = Callable[[int, Logs], None]
+Penalty = Callable[[Module, Array, Array], tuple[Tensor, Logs]]
 
 
 class NotFiniteError(FloatingPointError):
@@ -100,24 +104,73 @@ def train(game: Game, players: Sequence[Player], steps: int, callbacks: Iterable
 
 
 def two_player(
-    G: Module, D: Module, objective: Objective, g_optimizer: Optimizer, d_optimizer: Optimizer
+    G: Module,
+    D: Module,
+    objective: Objective,
+    g_optimizer: Optimizer,
+    d_optimizer: Optimizer,
+    *,
+    penalty: Penalty | None = None,
+    clip: float | None = None,
+    d_updates: Callable[[int], int] = lambda step: 1,
 ) -> list[Player]:
-    """D, then G. Logs d_loss, g_loss, and mean probabilities of being real: d_real of real images, d_fake_before of
-    fakes before D's step, d_fake_after of G's new fakes after it.
+    """D, then G: d_updates(step) updates of D for each one of G.
+
+    penalty(D, real, fake) is a term of D's loss and what to log of it. `clip` bounds every weight of D *after* each of
+    its updates (Arjovsky et al. 2017, algorithm 1), so that G meets clipped weights.
+
+    Logs d_loss and g_loss. For logits also the mean probability of being real: d_real of real images, d_fake_before of
+    fakes before D's update, d_fake_after of G's new fakes after it. For a critic instead w_estimate = E D(x) -
+    E D(G(z)) before its update, positive where the critic is right; grad_norm, the mean norm of its gradient by images
+    (at the penalty's points; without a penalty at G's fakes); and clip_share, the share of weights that lie at +-clip.
     """
+    weights = list(D.parameters())
 
     def d_loss(game: Game) -> tuple[Tensor, Logs]:
-        x = Tensor.of(next(game.real))
+        x = next(game.real)
         with no_grad():
             fakes = G(game.z())
-        real, fake = D(x), D(fakes)
-        return objective.d(real, fake), {"d_real": probability(real), "d_fake_before": probability(fake)}
+        real, fake = D(Tensor.of(x)), D(fakes)
+        loss = objective.d(real, fake)
+        logs = (
+            {"w_estimate": float(real.array.mean() - fake.array.mean())}
+            if objective.critic
+            else {"d_real": probability(real), "d_fake_before": probability(fake)}
+        )
+        if penalty is not None:
+            term, found = penalty(D, x, fakes.array)
+            loss, logs = loss + term, logs | found
+        return loss, logs
 
     def g_loss(game: Game) -> tuple[Tensor, Logs]:
-        fake = D(G(game.z()))
-        return objective.g(fake), {"d_fake_after": probability(fake)}
+        fakes = G(game.z())
+        fake = D(fakes)
+        logs = {}
+        if not objective.critic:
+            logs["d_fake_after"] = probability(fake)
+        elif penalty is None:
+            slope = grad(fake.sum(), fakes, retain_graph=True)
+            logs["grad_norm"] = float(norm_per_sample(slope).array.mean())
+        if clip is not None:
+            logs["clip_share"] = share_at(weights, clip)
+        return objective.g(fake), logs
 
-    return [Player("d", [D], d_optimizer, d_loss), Player("g", [G], g_optimizer, g_loss)]
+    after = [] if clip is None else [lambda: clip_weights(weights, clip)]
+    return [Player("d", [D], d_optimizer, d_loss, d_updates, after), Player("g", [G], g_optimizer, g_loss)]
+
+
+def critic_updates(n: int, long_phases: bool = False) -> Callable[[int], int]:
+    """`d_updates` for `two_player`: n; with `long_phases` 100 in the first 25 steps and in every 500th.
+
+    The long phases are those of the authors' code of WGAN: a critic that is far from its optimum has a poor gradient.
+    """
+    return lambda step: 100 if long_phases and (step <= 25 or step % 500 == 0) else n
+
+
+def share_at(weights: Iterable[Tensor], c: float) -> float:
+    """The share of all weights that lie at -c or c. Near 1: the critic has become a sum of signs."""
+    counts = [(int((abs(w.array) >= np.float32(c)).sum()), w.size) for w in weights]
+    return sum(at for at, _ in counts) / sum(size for _, size in counts)
 
 
 def probability(logits: Tensor) -> float:
