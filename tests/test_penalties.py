@@ -214,6 +214,8 @@ def test_grey_and_colour(size: int, channels: int, penalized: bool) -> None:
     extra = {"penalty"} if penalized else {"clip_share"}
     assert set(rows[-1]) == {"d_loss", "g_loss", "w_estimate", "grad_norm"} | extra
     assert np.isfinite([list(row.values()) for row in rows]).all()
+    last = rows[-1]
+    np.testing.assert_allclose(last["d_loss"], last.get("penalty", 0.0) - last["w_estimate"], rtol=1e-4, atol=1e-6)
     if not penalized:
         assert max(abs(p.array).max() for p in D.parameters()) <= np.float32(0.01)
         assert max(abs(p.array).max() for p in G.parameters()) > 0.01
