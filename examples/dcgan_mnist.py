@@ -42,7 +42,7 @@ COMMON = {"image_size": 28, "width": 32, "batch_size": 64, "latent": 64, "optimi
 QUICK = {
     "gan": {"lr": 2e-4, "n_critic": 1, "steps": 3000},
     "minimax": {"lr": 2e-4, "n_critic": 1, "steps": 3000},
-    "wgan-clip": {"optimizer": "rmsprop", "lr": 2e-4, "n_critic": 5, "clip": 0.01, "steps": 3000},
+    "wgan-clip": {"optimizer": "rmsprop", "lr": 2e-4, "n_critic": 5, "clip": 0.01, "steps": 2500},
     "wgan-gp": {"lr": 2e-4, "betas": (0.5, 0.9), "n_critic": 5, "gp_lambda": 10.0, "steps": 2500},
 }
 TUTORIAL = {"image_size": 64, "width": 64, "batch_size": 32, "latent": 100, "epochs": 10}
