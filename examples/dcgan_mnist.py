@@ -7,6 +7,8 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,23 +33,51 @@ from minigan.gan import (
     train,
     two_player,
 )
-from minigan.gan.run_folder import RunFolder, running_median
+from minigan.gan.run_folder import RunFolder, check_new, running_median
 from minigan.metrics import describe, evaluate, train_classifier
 from minigan.nn import Module
 from minigan.optim import Adam, Optimizer, RMSprop
 from minigan.random import Generator
+from minigan.tensor import Array
 
-# What each objective changes, and what the presets do. An option on the command line goes before both.
-COMMON = {"image_size": 28, "width": 32, "batch_size": 64, "latent": 64, "optimizer": "adam", "betas": (0.5, 0.999)}
-QUICK = {
-    "gan": {"lr": 2e-4, "n_critic": 1, "steps": 3000},
-    "minimax": {"lr": 2e-4, "n_critic": 1, "steps": 3000},
-    "wgan-clip": {"optimizer": "rmsprop", "lr": 2e-4, "n_critic": 5, "clip": 0.01, "steps": 2500},
-    "wgan-gp": {"lr": 2e-4, "betas": (0.5, 0.9), "n_critic": 5, "gp_lambda": 10.0, "steps": 2500},
-}
-TUTORIAL = {"image_size": 64, "width": 64, "batch_size": 32, "latent": 100, "epochs": 10}
-TUTORIAL_LR = {"wgan-clip": 5e-5, "wgan-gp": 1e-4}  # the papers' own
+
+@dataclass(frozen=True)
+class Settings:
+    """One training. `steps`, updates of G, or `epochs` of D is None."""
+
+    objective: str
+    steps: int | None = 3000
+    epochs: int | None = None
+    image_size: int = 28
+    width: int = 32
+    batch_size: int = 64
+    latent: int = 64
+    rmsprop: bool = False  # in place of Adam
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    n_critic: int = 1
+    long_phases: bool = False
+    clip: float | None = None
+    gp_lambda: float | None = None
+
+
 OBJECTIVES = {"gan": NON_SATURATING, "minimax": MINIMAX, "wgan-clip": WASSERSTEIN, "wgan-gp": WASSERSTEIN}
+QUICK = {
+    "gan": Settings("gan"),
+    "minimax": Settings("minimax"),
+    "wgan-clip": Settings("wgan-clip", steps=2500, rmsprop=True, n_critic=5, clip=0.01),
+    "wgan-gp": Settings("wgan-gp", steps=2500, betas=(0.5, 0.9), n_critic=5, gp_lambda=10.0),
+}
+PAPER_LR = {"wgan-clip": 5e-5, "wgan-gp": 1e-4}  # for long trainings
+PRESETS = {
+    "quick": QUICK,
+    "tutorial-64": {
+        name: replace(
+            s, steps=None, epochs=10, image_size=64, width=64, batch_size=32, latent=100, lr=PAPER_LR.get(name, s.lr)
+        )
+        for name, s in QUICK.items()
+    },
+}
 ONLY_FOR = {
     "n_critic": ("wgan-clip", "wgan-gp"),
     "long_phases": ("wgan-clip", "wgan-gp"),
@@ -75,22 +105,22 @@ def positive(kind: type) -> Any:
     return parse
 
 
-def settings() -> dict[str, Any]:
-    """The command line, and the defaults of the preset and the objective for what it leaves out."""
+def arguments(words: Sequence[str] | None = None) -> tuple[Settings, argparse.Namespace]:
+    """The preset with what the command line changes, and the rest of the command line."""
     parser = argparse.ArgumentParser(
         description="Train a GAN on MNIST or other images.",
         epilog="example: python examples/dcgan_mnist.py --objective wgan-gp --steps 500 --out runs/first",
     )
     parser.add_argument(
-        "--objective", choices=OBJECTIVES, default="gan", help="what the players minimise (%(default)s)"
+        "--objective", choices=list(OBJECTIVES), default="gan", help="what the players minimise (%(default)s)"
     )
     parser.add_argument(
-        "--preset", choices=("quick", "tutorial-64"), default="quick",
+        "--preset", choices=list(PRESETS), default="quick",
         help="quick: 28 pixels, minutes; tutorial-64: 64 pixels, width 64, batch 32, 10 epochs, hours (%(default)s)",
     )  # fmt: skip
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=positive(int), help="updates of the generator")
-    length.add_argument("--epochs", type=positive(int), help="passes over the data, in place of --steps")
+    length.add_argument("--epochs", type=positive(int), help="passes of D over the data, in place of --steps")
     parser.add_argument("--image-size", type=int, choices=(28, 32, 64), help="pixels; the data are resized")
     parser.add_argument("--width", type=positive(int), help="channels of the layers next to the image")
     parser.add_argument("--batch-size", type=positive(int), help="images an update")
@@ -109,26 +139,22 @@ def settings() -> dict[str, Any]:
     )  # fmt: skip
     parser.add_argument("--out", metavar="FOLDER", help="a new folder (next runs/OBJECTIVE-0001)")
     parser.add_argument("--no-metrics", action="store_true", help="do not measure the result at the end")
-    given = {key: value for key, value in vars(parser.parse_args()).items() if value is not None}
-    objective, preset = given["objective"], given["preset"]
+    args = parser.parse_args(words)
+    given = {f.name: value for f in fields(Settings) if (value := getattr(args, f.name, None)) is not None}
     for option, objectives in ONLY_FOR.items():
-        if option in given and objective not in objectives:
-            parser.error(f"--{option.replace('_', '-')} is an option of {' and '.join(objectives)}, not of {objective}")
-    found = {**COMMON, **QUICK[objective]}
-    if preset == "tutorial-64":
-        found |= TUTORIAL | {"lr": TUTORIAL_LR.get(objective, found["lr"])}
-    if "steps" in given or "epochs" in given:
-        found = {key: value for key, value in found.items() if key not in ("steps", "epochs")}
-    return {"data": os.environ.get("MINIGAN_DATA"), **found, **given}
+        if option in given and args.objective not in objectives:
+            name = option.replace("_", "-")
+            parser.error(f"--{name} is an option of {' and '.join(objectives)}, not of {args.objective}")
+    if args.steps or args.epochs:
+        given |= {"steps": args.steps, "epochs": args.epochs}
+    return replace(PRESETS[args.preset][args.objective], **given), args
 
 
-def get_data(s: dict[str, Any]) -> DataSet:
-    """What --data names; drawn digits where nothing is named and MNIST cannot be had."""
+def get_data(source: str | None, image_size: int) -> DataSet:
+    """What --data names; drawn digits where nothing is named and MNIST cannot be downloaded."""
     try:
-        data = load(s["data"], s["image_size"])
-    except OSError:
-        if s["data"]:
-            raise
+        data = load(source, image_size)
+    except ConnectionError:
         print("MNIST is not here and cannot be downloaded, so this trains on drawn digits (--data names other images).")
         data = load("drawn")
     N, H, W, C = data.images.shape
@@ -136,48 +162,68 @@ def get_data(s: dict[str, Any]) -> DataSet:
     return data
 
 
-def get_players(s: dict[str, Any], channels: int) -> tuple[Module, Module, list[Player]]:
+def get_players(s: Settings, channels: int, seed: int) -> tuple[Module, Module, list[Player]]:
     """G, D and how they are trained."""
-    init = Generator(s["seed"], "init")
-    G = dcgan_generator(s["image_size"], channels, s["width"], s["latent"], init)
-    D = dcgan_discriminator(s["image_size"], channels, s["width"], init, batch_norm="gp_lambda" not in s)
+    init = Generator(seed, "init")
+    G = dcgan_generator(s.image_size, channels, s.width, s.latent, init)
+    D = dcgan_discriminator(s.image_size, channels, s.width, init, batch_norm=s.gp_lambda is None)
     penalty = None
-    if "gp_lambda" in s:
-        penalty = partial(gradient_penalty, generator=Generator(s["seed"], "penalty"), weight=s["gp_lambda"])
+    if s.gp_lambda is not None:
+        penalty = partial(gradient_penalty, generator=Generator(seed, "penalty"), weight=s.gp_lambda)
 
     def optimizer(net: Module) -> Optimizer:
-        if s["optimizer"] == "rmsprop":
-            return RMSprop(net.parameters(), s["lr"])
-        return Adam(net.parameters(), s["lr"], s["betas"])
+        return RMSprop(net.parameters(), s.lr) if s.rmsprop else Adam(net.parameters(), s.lr, s.betas)
 
     players = two_player(
-        G, D, OBJECTIVES[s["objective"]], optimizer(G), optimizer(D), penalty=penalty, clip=s.get("clip"),
-        d_updates=critic_updates(s["n_critic"], s.get("long_phases", False)),
+        G, D, OBJECTIVES[s.objective], optimizer(G), optimizer(D), penalty=penalty, clip=s.clip,
+        d_updates=critic_updates(s.n_critic, s.long_phases),
     )  # fmt: skip
     return G, D, players
 
 
-def main() -> int:
-    s = settings()
-    data = get_data(s)
-    channels = data.images.shape[3]
-    G, D, players = get_players(s, channels)
-    updates = players[0].updates
-    s.setdefault("steps", s.get("epochs", 0) * (len(data.images) // s["batch_size"]) // s["n_critic"])
-    steps, size, latent = s["steps"], s["batch_size"], s["latent"]
-    real = batches(data.images, size, Generator(s["seed"], "data"), s["image_size"])
-    game = Game(real, Generator(s["seed"], "latent"), latent, size)
-    fixed_z = Generator(s["seed"], "samples").normal((64, latent))
+def updates_of_d(s: Settings, images: int) -> list[int]:
+    """For each step of the run; of whole epochs, as many steps as it takes D to see them."""
+    updates = critic_updates(s.n_critic, s.long_phases)
+    plan: list[int] = []
+    if s.steps is not None:
+        return [updates(step) for step in range(1, s.steps + 1)]
+    while sum(plan) < (s.epochs or 1) * (images // s.batch_size):
+        plan.append(updates(len(plan) + 1))
+    return plan
 
-    def generate(z: np.ndarray) -> np.ndarray:
+
+def main() -> int:
+    s, args = arguments()
+    if args.out:
+        check_new(Path(args.out))
+    data = get_data(args.data, s.image_size)
+    G, D, players = get_players(s, data.images.shape[3], args.seed)
+    real = batches(data.images, s.batch_size, Generator(args.seed, "data"), s.image_size)
+    game = Game(real, Generator(args.seed, "latent"), s.latent, s.batch_size)
+    fixed_z = Generator(args.seed, "samples").normal((64, s.latent))
+    images = [s.batch_size * updates for updates in updates_of_d(s, len(data.images))]  # that D sees in each step
+    steps = len(images)
+
+    def generate(z: Array) -> Array:
         with minigan.no_grad():
             parts = [G.eval()(minigan.Tensor(z[i : i + 250])).array for i in range(0, len(z), 250)]
         G.train()
         return np.concatenate(parts)
 
-    run = RunFolder(s.get("out"), s["objective"])
-    run.write_json("config.json", {**s, "out": str(run.path), "trained_on": data.name, "minigan": minigan.__version__})
-    print(f"{s['objective']}: G has {count(G):,} parameters, D {count(D):,}; writing to {run.path}")
+    run = RunFolder(args.out, s.objective)
+    run.write_json(
+        "config.json",
+        {
+            **asdict(s),
+            "steps": steps,
+            "seed": args.seed,
+            "data": args.data or os.environ.get("MINIGAN_DATA"),
+            "trained_on": data.name,
+            "out": str(run.path),
+            "minigan": minigan.__version__,
+        },
+    )
+    print(f"{s.objective}: G has {count(G):,} parameters, D {count(D):,}; writing to {run.path}")
     if minigan.kernels.first_run():
         print("The first step compiles the kernels, once: up to half a minute.")
     started = time.perf_counter()
@@ -185,37 +231,37 @@ def main() -> int:
 
     def log(step: int, logs: dict[str, float]) -> None:
         nonlocal done, seen
-        done, seen = step, seen + size * updates(step)
+        seen += images[step - 1]
         run.log({"step": step, "images": seen, "seconds": time.perf_counter() - started, **logs})
-        bar.update(size * updates(step))
+        done = step
+        bar.update(images[step - 1])
         bar.set_postfix_str(in_short(logs), refresh=False)
         if step % SAMPLE_EVERY == 0 or step == steps:
             run.save_samples(step, generate(fixed_z))
 
     trouble = ""
-    with tqdm(total=size * sum(map(updates, range(1, steps + 1))), unit="image", dynamic_ncols=True) as bar:
+    with tqdm(total=sum(images), unit="image", dynamic_ncols=True) as bar:
         try:
             train(game, players, steps, [log])
         except KeyboardInterrupt:
             trouble = f"Interrupted after step {done} of {steps}."
         except (NotFiniteError, OSError) as error:
             trouble = f"Stopped: {error}."
-    run.close()
     weights = run.save_weights(G=G, D=D)
+    run.close()
     if done:
         run.plot_losses()
     seconds = time.perf_counter() - started
     if trouble:
         print(f"{trouble} The weights as they are now are in {weights}.")
         return 130 if trouble.startswith("Interrupted") else 1
-    walks = [
-        slerp(a, b, np.linspace(0, 1, 10, dtype=np.float32)) for a, b in zip(fixed_z[:8], fixed_z[8:16], strict=True)
-    ]
+    t = np.linspace(0, 1, 10, dtype=np.float32)
+    walks = [slerp(a, b, t) for a, b in zip(fixed_z[:8], fixed_z[8:16], strict=True)]
     run.save_interpolation(generate(np.concatenate(walks)))
     print(f"{steps} steps in {seconds:.0f} s, {seen / seconds:.0f} images/s; look at {run.path}/samples")
 
     metrics: dict[str, Any] = {"steps": steps, "images": seen, "seconds": seconds}
-    if OBJECTIVES[s["objective"]].critic:
+    if OBJECTIVES[s.objective].critic:
         estimate = running_median([row["w_estimate"] for row in run.rows()])
         peak = int(estimate.argmax())
         metrics |= {"w_estimate_peak": float(estimate[peak]), "w_estimate_end": float(estimate[-1])}
@@ -223,16 +269,26 @@ def main() -> int:
             f"Wasserstein estimate, running median: {estimate[peak]:.3g} at step {peak + 1}, "
             f"{estimate[-1]:.3g} at the end"
         )
-    if not s["no_metrics"]:
-        if data.labels is None or data.test_images is None or data.test_labels is None:
-            print("These images come without labels or without a test set, so nothing classifies them: no FID.")
-        else:
-            classifier = train_classifier(data.images, data.labels, data.test_images, data.test_labels)
-            fakes = generate(Generator(s["seed"], "evaluation").normal((FAKES, latent)))
-            metrics |= evaluate(fakes, data.images, data.labels, data.test_images, classifier)
-            print(describe(metrics))
     run.write_json("metrics.json", metrics)
+    if not args.no_metrics:
+        fakes = generate(Generator(args.seed, "evaluation").normal((FAKES, s.latent)))
+        run.write_json("metrics.json", metrics | measure(fakes, data))
     return 0
+
+
+def measure(fakes: Array, data: DataSet) -> dict[str, Any]:
+    """Says how good the fakes are; nothing where the data do not allow to tell."""
+    if data.labels is None or data.test_images is None or data.test_labels is None:
+        print("These images come without labels or without a test set, so nothing classifies them: no FID.")
+        return {}
+    try:
+        classifier = train_classifier(data.images, data.labels, data.test_images, data.test_labels)
+        metrics = evaluate(fakes, data.images, data.labels, data.test_images, classifier)
+    except ValueError as error:
+        print(f"Not measured: {error}.")
+        return {}
+    print(describe(metrics))
+    return metrics
 
 
 def in_short(logs: dict[str, float]) -> str:

@@ -22,11 +22,9 @@ from tqdm import tqdm
 
 import minigan
 from minigan import gan
-from minigan.data.mixtures import GRID25, RING8, Mixture
-from minigan.files import replace
+from minigan.data import GRID25, RING8, Mixture
 from minigan.gan.run_folder import RunFolder
-from minigan.metrics.mixtures import score
-from minigan.metrics.wasserstein import dual_bound, exact_w1
+from minigan.metrics import dual_bound, exact_w1, mixture_score
 from minigan.nn import Linear, Module, ReLU, Sequential, init
 from minigan.optim import Adam, Optimizer, RMSprop
 from minigan.random import Generator
@@ -68,7 +66,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train GANs on a mixture of Gaussians in the plane.")
     parser.add_argument("--mixture", choices=list(MIXTURES), default="grid25", help="(%(default)s)")
     parser.add_argument("--objective", choices=[*RECIPES, "all"], default="wgan-gp", help="(%(default)s)")
-    parser.add_argument("--steps", type=positive, default=None, help="updates of G (what takes 1 to 2 minutes)")
+    parser.add_argument("--steps", type=positive, default=None, help="updates of G (2,000 to 6,000, by objective)")
     parser.add_argument("--every", type=positive, default=None, help="steps from picture to picture (a tenth of all)")
     parser.add_argument("--seed", type=int, default=0, help="of all random numbers (%(default)s)")
     parser.add_argument("--out", default=None, metavar="FOLDER", help="a new folder (next runs/toy-0001)")
@@ -95,7 +93,7 @@ def compute(net: Module, x: Any) -> Any:
 
 def evaluate(mixture: Mixture, fakes: Any, x: Any, critic: Module | None = None) -> Row:
     """Scores of fakes (SCORED, 2); the distance of the first from x (PAIRED, 2), and what the critic makes of it."""
-    row, near = score(fakes, mixture), fakes[: len(x)]
+    row, near = mixture_score(fakes, mixture), fakes[: len(x)]
     with suppress(ImportError):  # of scipy; main has said so
         row["w1"] = exact_w1(x, near)
     if critic is not None:
@@ -136,7 +134,7 @@ def run_one(name: str, args: argparse.Namespace, run: RunFolder, floor: float) -
         landscape(left, mixture, name, row, fakes, D)
         curves(right, mixture, rows, floor)
         for file in ("toy.png", f"samples/{name}.png") if step == steps else ("toy.png",):
-            replace(run.path / file, lambda part: figure.savefig(part, dpi=80, format="png"))
+            run.write(file, lambda part: figure.savefig(part, dpi=80, format="png"))
         row["seconds"] = time.perf_counter() - started
         run.log({"objective": name, **logs, **row})
 
@@ -216,7 +214,7 @@ def main() -> None:
         figure = Figure(figsize=(6 * len(ends), 6), layout="constrained")
         for axes, (name, (G, D)) in zip(figure.subplots(1, len(ends)), ends.items(), strict=True):
             landscape(axes, mixture, name, rows[name], compute(G, fresh.normal((PAIRED, LATENT))), D)
-        replace(run.path / "toy.png", lambda part: figure.savefig(part, dpi=80, format="png"))
+        run.write("toy.png", lambda part: figure.savefig(part, dpi=80, format="png"))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def replace(path: Path, write: Callable[[str], object]) -> None:
 
 def cache_folder() -> Path:
     """$XDG_CACHE_HOME/minigan, or ~/.cache/minigan. It need not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "minigan"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "minigan"
 
 
 def keep(path: Path, write: Callable[[str], object]) -> None:

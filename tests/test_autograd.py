@@ -795,6 +795,10 @@ def zeros(*shape: int) -> Any:
             "conv2d: bias has shape (3,) but the output has 2 channels (1, 2, 2, 2)",
         ),
         (
+            lambda: mg.conv2d(zeros(1, 2, 2, 1), zeros(1, 1, 1, 2), 1),
+            "conv2d: bias must be a tensor (2,), not 1; name stride= and padding=",
+        ),
+        (
             lambda: mg.conv2d(zeros(1, 2, 2, 1), zeros(1, 1, 1, 2), stride=0),
             "conv2d: stride must be one or two whole numbers >= 1, not 0",
         ),

@@ -30,4 +30,5 @@ def test_vectors_on_one_line_are_joined_by_it() -> None:
     t = np.linspace(0, 1, 3, dtype=np.float32)
     np.testing.assert_allclose(slerp(a, 2 * a, t), [a, 1.5 * a, 2 * a], rtol=1e-6)
     np.testing.assert_allclose(slerp(a, -a, t), [a, 0 * a, -a], atol=1e-6)
+    np.testing.assert_allclose(slerp(a, 0 * a, t), [a, 0.5 * a, 0 * a], atol=1e-6)
     assert slerp(a, a[::-1], t).dtype == np.float32

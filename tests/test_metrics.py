@@ -89,6 +89,16 @@ def test_frechet_refuses_other_shapes() -> None:
         frechet_distance(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("place", range(4))
+def test_frechet_refuses_what_is_not_finite(bad: float, place: int) -> None:
+    arguments = [np.zeros(2), np.eye(2), np.zeros(2), np.eye(2)]
+    arguments[place].flat[0] = bad
+    text = "^frechet_distance: the means or the covariances hold NaN or infinity$"
+    with pytest.raises(ValueError, match=text):
+        frechet_distance(*arguments)
+
+
 def test_fid_fits_gaussians_without_bias() -> None:
     draw = np.random.default_rng(0)
     a, b = draw.normal(size=(50, 4)).astype(np.float32), draw.normal(1, 2, size=(70, 4)).astype(np.float32)
@@ -251,6 +261,12 @@ def test_classifier_with_a_class_that_has_no_images() -> None:
     assert set(net.predict(TEST[0])) == {0, 1, 2, 255}
 
 
+def test_classifier_needs_two_classes() -> None:
+    text = "^train_classifier: all labels are 3: with one class there is nothing to tell apart$"
+    with pytest.raises(ValueError, match=text):
+        train_classifier(TRAIN[0], np.full_like(TRAIN[1], 3), *TEST)
+
+
 def test_classifier_is_cached_and_a_seed_fixes_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cache_in(tmp_path, monkeypatch)
     monkeypatch.setattr(classifier_module, "MIN_STEPS", 3)
@@ -280,7 +296,9 @@ def test_classifier_is_cached_and_a_seed_fixes_it(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(classifier_module, "RECIPE", np.zeros(1, np.uint8))
     train_classifier(*TRAIN, *TEST)
-    assert len(trained) == 6
+    monkeypatch.setattr(classifier_module, "__version__", "another")
+    train_classifier(*TRAIN, *TEST)
+    assert len(trained) == 7
 
 
 def test_classifier_replaces_a_damaged_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -394,7 +412,8 @@ def real(images: Array) -> Array:
 def test_evaluate_unmasks_copies() -> None:
     """Copies of training images: an FID of real images, but at no distance from what was learned."""
     found = judged(real(IMAGES[:250]))
-    assert (found["n"], found["n_reference"], found["n_test"]) == (250, 300, 200)
+    assert (found["n"], found["n_reference"]) == (200, 300)
+    assert sum(found["predicted_histogram"]) == sum(found["label_histogram"]) == 250
     assert found["fid"] < 2 * found["fid_floor"]
     assert found["nearest_train"] < 1e-5 < found["nearest_train_of_test"]
     assert found["nearest_ratio"] < 1e-6
@@ -444,11 +463,22 @@ def test_evaluate_takes_a_sample_of_much_data(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(report, "REFERENCES", 80)
     monkeypatch.setattr(report, "QUERIES", 60)
     found = judged(real(IMAGES[:100]))
-    assert (found["n"], found["n_reference"], found["n_test"]) == (100, 80, 80)
+    assert (found["n"], found["n_reference"]) == (80, 80)
     assert sum(found["label_histogram"]) == 60
     assert sum(found["predicted_histogram"]) == 100
     assert found["nearest_train"] < 1e-5  # of all training images
     assert found == judged(real(IMAGES[:100]))
+
+
+@pytest.mark.parametrize("n", [50, 150])
+def test_evaluate_compares_as_many_fakes_as_test_images(n: int) -> None:
+    """Fewer images have a larger FID: fakes that begin with the test images get what these get."""
+    order = Generator(0, "metrics")
+    order.permutation(len(IMAGES))  # the draw of the reference; the next draw brings tests into the order of the fakes
+    tests = TEST[0][:n][np.argsort(order.permutation(n))]
+    found = evaluate(real(TEST[0]), *TRAIN, tests, train_classifier(*TRAIN, *TEST))
+    assert found["n"] == n
+    assert found["fid"] == pytest.approx(found["fid_floor"], rel=1e-3)
 
 
 def test_evaluate_gives_json_and_words() -> None:
@@ -457,12 +487,12 @@ def test_evaluate_gives_json_and_words() -> None:
     for key in ("fid", "fid_floor", "classifier_accuracy", "nearest_train", "nearest_train_of_test", "nearest_ratio"):
         assert type(found[key]) is float, key
     found = {
-        **{"n": 10000, "n_reference": 9000, "n_test": 8000, "fid": 12.345, "fid_floor": 0.4, "classes_present": 2},
+        **{"n": 8000, "n_reference": 9000, "fid": 12.345, "fid_floor": 0.4, "classes_present": 2},
         **{"classifier_accuracy": 0.9921, "label_histogram": [1, 0, 1000], "nearest_ratio": 1.031},
     }
     assert describe(found).splitlines() == [
-        "FID (own features, 10,000 samples against 9,000 training images): 12.35; "
-        "8,000 test images against the same: 0.40",
+        "FID (own features, 8,000 samples against 9,000 training images): 12.35; "
+        "as many test images against the same: 0.40",
         "The features are those of a classifier that gets 99.2% of the test images right; "
         "this FID compares with no published one",
         "Classes among 1,001 samples, by nearest training image: 0:1 1:0 2:1000; 2 of 3 present",

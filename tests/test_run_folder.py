@@ -16,7 +16,6 @@ from safetensors.numpy import load_file
 import minigan as mg
 from minigan import nn
 from minigan.gan import dcgan_discriminator, dcgan_generator
-from minigan.gan import run_folder as module
 from minigan.gan.run_folder import RunFolder, running_mean, running_median, save_grid
 from minigan.random import Generator
 
@@ -205,6 +204,15 @@ def test_weights_of_another_layout_are_written_right(run: RunFolder) -> None:
     np.testing.assert_array_equal(arrays["net.weight"], net.weight.array)
 
 
+def test_a_log_that_cannot_be_closed_names_itself(run: RunFolder) -> None:
+    run.log({"step": 1})
+    assert run._metrics is not None
+    os.close(run._metrics.fileno())
+    with pytest.raises(OSError, match=re.escape(f"cannot write {run.path}/metrics.jsonl: Bad file descriptor; ")):
+        run.close()
+    run.close()  # there is nothing left to close
+
+
 # ---- writes that fail -----------------------------------------------------------------------------------------------
 
 
@@ -215,12 +223,12 @@ def half(path: str) -> None:
 
 @pytest.mark.parametrize("old", [None, b"the old file, whole"])
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, old: bytes | None) -> None:
-    path = tmp_path / "folder" / "file"
-    path.parent.mkdir()
+    run = RunFolder(tmp_path / "folder", "gan")
+    path = run.path / "file"
     if old is not None:
         path.write_bytes(old)
-    with pytest.raises(OSError, match="no space left"):
-        module._replace(path, half)
+    with pytest.raises(OSError, match=re.escape(f"cannot write {path}: no space left on device; what was written")):
+        run.write("file", half)
     assert files(path.parent) == ([] if old is None else ["file"])
     assert old is None or path.read_bytes() == old
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minigan.data.mixtures import GRID25, RING8, Mixture
-from minigan.metrics.mixtures import PERFECT_SHARE, score
-from minigan.metrics.wasserstein import dual_bound, exact_w1
+from minigan.data import GRID25, RING8, Mixture
+from minigan.metrics import dual_bound, exact_w1, mixture_score
+from minigan.metrics.mixtures import PERFECT_SHARE
 from minigan.random import Generator
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +57,7 @@ def test_samples_are_of_the_mixture_and_repeatable(mixture: Mixture) -> None:
 @BOTH
 def test_a_perfect_sampler(mixture: Mixture) -> None:
     K = len(mixture.means)
-    found = score(mixture.sample(10_000, Generator(0, "perfect")), mixture)
+    found = mixture_score(mixture.sample(10_000, Generator(0, "perfect")), mixture)
     assert PERFECT_SHARE == pytest.approx(0.98889, abs=1e-5)
     assert found["modes"] == found["modes_filled"] == K
     assert found["high_quality"] == pytest.approx(PERFECT_SHARE, abs=0.005)
@@ -69,7 +69,7 @@ def test_a_perfect_sampler(mixture: Mixture) -> None:
 @BOTH
 def test_a_collapsed_sampler(mixture: Mixture) -> None:
     K = len(mixture.means)
-    found = score(np.tile(mixture.means[3], (1000, 1)), mixture)
+    found = mixture_score(np.tile(mixture.means[3], (1000, 1)), mixture)
     assert found["modes"] == found["modes_filled"] == found["high_quality"] == 1
     assert found["kl"] == pytest.approx(log(K))
     lost = log((1000 + K) / K)  # of a mode that only has the one sample added to each
@@ -80,25 +80,27 @@ def test_a_collapsed_sampler(mixture: Mixture) -> None:
 def test_a_sampler_that_favours_one_mode_and_shrinks_it() -> None:
     few = RING8.means + 0.5 * np.float32(RING8.sigma) * normal(10, 8, 2)
     many = RING8.means[0] + 0.5 * np.float32(RING8.sigma) * normal(9920, 2, name="many")
-    found = score(np.concatenate([few.reshape(-1, 2), many]), RING8)
+    found = mixture_score(np.concatenate([few.reshape(-1, 2), many]), RING8)
     assert (found["modes"], found["modes_filled"]) == (8, 1)
     assert found["std_ratio"] == pytest.approx(0.5 / 0.9747, abs=0.01)
 
 
 def test_a_sampler_that_meets_no_mode() -> None:
-    found = score(np.zeros((100, 2)), RING8)
+    found = mixture_score(np.zeros((100, 2)), RING8)
     assert (found["modes"], found["modes_filled"], found["high_quality"], found["std_ratio"]) == (0, 0, 0, 0)
     assert all(type(value) in (int, float) for value in found.values())  # json takes them
 
 
-def test_score_refuses() -> None:
+def test_mixture_score_refuses() -> None:
     points = RING8.sample(100, Generator(0, "data"))
     points[[2, 5]] = np.nan, np.inf
-    with pytest.raises(ValueError, match=r"^score: 2 of 100 samples are not finite; the training has diverged$"):
-        score(points, RING8)
+    with pytest.raises(
+        ValueError, match=r"^mixture_score: 2 of 100 samples are not finite; the training has diverged$"
+    ):
+        mixture_score(points, RING8)
     for shape in ((0, 2), (5, 3), (5,)):
-        with pytest.raises(ValueError, match=r"^score: samples must be \(N, 2\), N at least 1, but are \("):
-            score(np.zeros(shape), RING8)
+        with pytest.raises(ValueError, match=r"^mixture_score: samples must be \(N, 2\), N at least 1, but are \("):
+            mixture_score(np.zeros(shape), RING8)
 
 
 # ---- the Wasserstein distance ---------------------------------------------------------------------------------------
@@ -116,11 +118,12 @@ def test_exact_w1_of_a_translation_is_its_length() -> None:
 
 
 def test_dual_bound_is_exact_for_the_best_scores_of_any_scale() -> None:
-    a, theta = normal(100, 2), np.float32([3, 4])  # far: every pair is further apart along theta than across
-    b = a - theta
-    far = a @ (theta / 5), b @ (theta / 5)
+    a, theta = normal(100, 2), np.float32([3, 4])
+    b = a - theta  # a translation: the way along theta is the best score
     for scale in (1e-3, 1, 70):
-        assert dual_bound(a, b, scale * far[0], scale * far[1]) <= exact_w1(a, b) * (1 + 1e-6)
+        bound = dual_bound(a, b, scale * a @ theta, scale * b @ theta)
+        assert bound == pytest.approx(5, rel=1e-5)
+        assert bound == pytest.approx(exact_w1(a, b), rel=1e-5)
     line = np.sort(normal(50, 1), axis=0)
     assert dual_bound(line + 2, line, 70 * (line[:, 0] + 2), 70 * line[:, 0]) == pytest.approx(2, rel=1e-5)
 

@@ -2,7 +2,19 @@
 
 from .batches import batches, resize
 from .drawn import drawn_digits
+from .mixtures import GRID25, RING8, Mixture
 from .mnist import load_mnist, read_idx
 from .sources import DataSet, load
 
-__all__ = ["DataSet", "batches", "drawn_digits", "load", "load_mnist", "read_idx", "resize"]
+__all__ = [
+    "GRID25",
+    "RING8",
+    "DataSet",
+    "Mixture",
+    "batches",
+    "drawn_digits",
+    "load",
+    "load_mnist",
+    "read_idx",
+    "resize",
+]

@@ -162,7 +162,7 @@ def find_below(folder: Path, name: str) -> Path | None:
 
 def find_named(folder: Path, name: str, origin: str = "") -> Path:
     """`find_below`, or FileNotFoundError with the places and the spellings that were tried."""
-    folder = folder.expanduser()
+    folder = Path(os.path.expanduser(folder))
     if path := find_below(folder, name):
         return path
     raise FileNotFoundError(

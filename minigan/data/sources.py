@@ -1,17 +1,15 @@
 """Any images as one data set: MNIST, drawn digits, IDX files, NumPy arrays, or a folder of pictures.
 
 Whatever they come from, they leave as bytes (N, H, W, C), square, grey (C = 1) or RGB (C = 3), in an order that the
-files' names or places determine. Arrays are read in pieces, so that no set of floats is ever in memory whole.
+files' names or places determine.
 """
 
-import math
+import os
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tokenize import TokenError
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +19,7 @@ from .batches import resize
 from .drawn import drawn_digits
 from .mnist import SHA256, SPLITS, check_pair, find_below, find_named, load_mnist, read_idx, sha256
 
+Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 
 KINDS = '"drawn", a folder of IDX files, a folder of PNG or JPEG pictures, a .npy file or a .npz file'
@@ -31,7 +30,7 @@ NAMES = (("x_train", "y_train", "x_test", "y_test"), ("images", "labels", "test_
 PICTURES = (".png", ".jpg", ".jpeg")
 
 PIECE = 1 << 20
-"""Numbers that are read from an array at once."""
+"""Floats that become bytes at once: a .npy file of them is never in memory whole."""
 
 
 class DataSet(NamedTuple):
@@ -47,40 +46,49 @@ class DataSet(NamedTuple):
 def load(source: str | Path | None = None, image_size: int = 28) -> DataSet:
     """The images of `source`:
 
-    - None: MNIST, as `load_mnist` finds or downloads it.
+    - None: what the environment variable MINIGAN_DATA names, which is any of the following; where it is not set, or
+      empty, MNIST from the cache, to which it is downloaded first.
     - "drawn": the drawn digits (a folder of that name is "./drawn").
     - a folder with IDX files under MNIST's names, in the places where `load_mnist` looks. Its name is "MNIST" if it
       is MNIST; the test split may be missing.
-    - a .npy file: images (N, H, W) or (N, H, W, C), uint8, or floats: in [-1, 1] if any is negative, else in [0, 1].
+    - a .npy file: images (N, H, W) or (N, H, W, C), uint8, or floats: in [-1, 1] if any is below -0.01, else in
+      [0, 1]. What rounding put up to 0.01 beyond is cut off.
     - a .npz file: arrays named as in NAMES, or a single one of any name.
     - a folder of PNG or JPEG pictures, in it or in its direct sub-folders, sorted by name. If all are in sub-folders,
       these are the classes: label i is the i-th sub-folder by name. Each picture must be square, and is resized to
       `image_size`; transparency is laid over white, EXIF's orientation is applied. All other sources keep their size,
       which `batches` changes.
 
-    Raises FileNotFoundError if there is no such source, ValueError for what cannot be taken, each naming the file
-    and what to do; what load_mnist raises; OSError if a file cannot be read.
+    Raises FileNotFoundError if there is no such source, ValueError for what cannot be read or taken, each naming the
+    file and what to do; what load_mnist raises; OSError if a folder or an IDX file cannot be read.
     """
     if image_size < 1:
         raise ValueError(f"load: the image size must be 1 or more pixels, not {image_size}")
+    origin = ""
+    if source is None and (variable := os.environ.get("MINIGAN_DATA")):
+        source, origin = variable, " (which MINIGAN_DATA names)"
     if source is None:
         (images, labels), (test_images, test_labels) = load_mnist(split="train"), load_mnist(split="test")
         return DataSet("MNIST", images[..., None], labels, test_images[..., None], test_labels)
     if source == "drawn":
         (images, labels), (test_images, test_labels) = drawn_digits("train"), drawn_digits("test")
         return DataSet("drawn digits", images[..., None], labels, test_images[..., None], test_labels)
-    path = Path(source).expanduser()
+    if source == "":
+        raise ValueError(f"load: the name of the source is empty; choose {KINDS}")
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         if any(find_below(path, name) for name in SPLITS["train"]):
             return _idx_folder(path)
         return _pictures(path, image_size)
     if not path.exists():
-        raise FileNotFoundError(f"load: there is no {path}; choose {KINDS}")
+        raise FileNotFoundError(f"load: there is no {path}{origin}; choose {KINDS}")
     if path.suffix == ".npy":
-        return DataSet(str(path), _images(_Stored(str(path), path.stat().st_size, lambda: path.open("rb"))))
+        with _readable(path):
+            array = np.lib.format.open_memmap(path, mode="r")
+        return DataSet(str(path), _images(path, array))
     if path.suffix == ".npz":
         return _npz(path)
-    raise ValueError(f"load: {path} is a file of another kind; choose {KINDS}")
+    raise ValueError(f"load: {path}{origin} is a file of another kind; choose {KINDS}")
 
 
 def _check_shape(where: object, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -131,50 +139,28 @@ def _idx_split(folder: Path, split: str) -> tuple[Bytes, Bytes, bool]:
 # ---- NumPy arrays ---------------------------------------------------------------------------------------------------
 
 
-class _Stored:
-    """An array in NumPy's format, in a file or in an archive: its header now, its numbers in pieces."""
-
-    def __init__(self, where: str, size: int, open_: Callable[[], IO[bytes]]) -> None:
-        self.where, self.open = where, open_
-        with open_() as stream:
-            try:
-                version = np.lib.format.read_magic(stream)
-                read_header = {
-                    (1, 0): np.lib.format.read_array_header_1_0,
-                    (2, 0): np.lib.format.read_array_header_2_0,
-                }[version]
-                self.shape, self.column_major, self.dtype = read_header(stream)
-            except (ValueError, KeyError, SyntaxError, TokenError) as error:
-                raise ValueError(f"{where} is not an array in NumPy's format ({error}); save it by np.save") from error
-            self.start = stream.tell()
-        if self.dtype.hasobject:
-            raise ValueError(f"{where} holds Python objects, which are not loaded; save an array of uint8 or floats")
-        asked = math.prod(self.shape) * self.dtype.itemsize
-        if size - self.start != asked:
-            raise ValueError(
-                f"{where} holds {size - self.start} bytes of numbers, but its header {self.shape} of {self.dtype} "
-                f"asks for {asked}; save it again"
-            )
-
-    def pieces(self) -> Iterator[NDArray[Any]]:
-        with self.open() as stream:
-            stream.read(self.start)
-            while piece := stream.read(PIECE * self.dtype.itemsize):
-                yield np.frombuffer(piece, self.dtype)
-
-
 @contextmanager
-def _undamaged(path: Path) -> Iterator[None]:
-    """Says of a damaged archive what read_idx says of one. OSError: an offset in it may point in front of the file."""
+def _readable(where: object) -> Iterator[None]:
+    """Any error inside becomes a ValueError that names the file and what to do."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, RuntimeError, OSError) as error:
-        raise ValueError(f"{path} is damaged and cannot be unpacked ({error}); replace it") from error
+    except Exception as error:  # the readers of NumPy and zipfile let through whatever they meet in damaged bytes
+        raise ValueError(
+            f"{where} cannot be read ({error}); save arrays of uint8 or floats by np.save or np.savez"
+        ) from error
 
 
 def _npz(path: Path) -> DataSet:
-    with path.open("rb") as file, _undamaged(path), zipfile.ZipFile(file) as archive:
-        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+    with _readable(path):
+        archive = zipfile.ZipFile(path)
+
+    def stored(name: str) -> tuple[str, Array]:
+        where = f"{path}[{name}]"
+        with _readable(where), archive.open(entries[name]) as file:
+            return where, np.lib.format.read_array(file)
+
+    with archive:
+        entries = {name.removesuffix(".npy"): name for name in archive.namelist()}
         names: tuple[str, ...] | None = next((names for names in NAMES if names[0] in entries), None)
         if names is None and len(entries) == 1:
             names = (*entries, "", "", "")
@@ -184,63 +170,49 @@ def _npz(path: Path) -> DataSet:
                 f"{' or '.join(', '.join(names) for names in NAMES)} (all but the first may be missing), or keep only "
                 "the images"
             )
-
-        def stored(name: str) -> _Stored:
-            return _Stored(f"{path}[{name}]", entries[name].file_size, lambda: archive.open(entries[name]))
-
-        images = _images(stored(names[0]))
+        images = _images(*stored(names[0]))
         labels, test_images, test_labels = None, None, None
         if names[1] in entries:
-            labels = _labels(stored(names[1]), len(images))
+            labels = _labels(*stored(names[1]), len(images))
         if names[2] in entries:
-            test_images = _images(stored(names[2]))
+            test_images = _images(*stored(names[2]))
             _check_splits(path, images, test_images)
             if names[3] in entries:
-                test_labels = _labels(stored(names[3]), len(test_images))
+                test_labels = _labels(*stored(names[3]), len(test_images))
     return DataSet(str(path), images, labels, test_images, test_labels)
 
 
-def _images(stored: _Stored) -> Bytes:
-    """Bytes (N, H, W, C) from bytes, or from floats, whose range is spread over 0 to 255."""
-    N, H, W, C = _check_shape(stored.where, stored.shape)
-    if stored.dtype != np.uint8 and stored.dtype.kind != "f":
+def _images(where: object, array: Array) -> Bytes:
+    """Bytes (N, H, W, C) from bytes, or from floats in [0, 1] or [-1, 1], which are spread over 0 to 255."""
+    N, H, W, C = _check_shape(where, array.shape)
+    if array.dtype == np.uint8:
+        return np.array(array, order="C").reshape(N, H, W, C)
+    if array.dtype.kind != "f":
+        raise ValueError(f"{where} holds {array.dtype}; images are uint8, 0 to 255, or floats in [0, 1] or [-1, 1]")
+    rows = max(1, PIECE // (H * W * C))
+    slices = [slice(start, start + rows) for start in range(0, N, rows)]
+    low, high = np.min([array[s].min() for s in slices]), np.max([array[s].max() for s in slices])
+    if not (low >= -1.01 and high <= 1.01):  # NaN is neither
         raise ValueError(
-            f"{stored.where} holds {stored.dtype}; images are uint8, 0 to 255, or floats in [0, 1] or [-1, 1]"
+            f"{where} holds floats from {low} to {high}; scale them to [0, 1] or [-1, 1], or save 0 to 255 as uint8"
         )
-    images, done = np.empty(N * H * W * C, np.uint8), 0
-    for piece in stored.pieces() if stored.dtype == np.uint8 else _quantized(stored):
-        images[done : done + piece.size] = piece
-        done += piece.size
-    in_order = images.reshape(stored.shape, order="F" if stored.column_major else "C")
-    return np.ascontiguousarray(in_order).reshape(N, H, W, C)
+    images = np.empty(array.shape, np.uint8)
+    for s in slices:
+        x = array[s].astype(np.float32)
+        images[s] = np.rint((x + 1) * 127.5 if low < -0.01 else x * 255).clip(0, 255)
+    return images.reshape(N, H, W, C)
 
 
-def _quantized(stored: _Stored) -> Iterator[Bytes]:
-    """The floats, read twice: for their range, which is [-1, 1] if any is negative, else [0, 1]; then as bytes."""
-    low, high = np.inf, -np.inf
-    for piece in stored.pieces():
-        low, high = np.minimum(low, piece.min()), np.maximum(high, piece.max())  # unlike min and max, these keep NaN
-    if not (low >= -1 and high <= 1):
-        raise ValueError(
-            f"{stored.where} holds floats from {low:g} to {high:g}; scale them to [0, 1] or [-1, 1], or save 0 to 255 "
-            "as uint8"
-        )
-    for piece in stored.pieces():
-        x = piece.astype(np.float32)
-        yield np.rint((x + 1) * 127.5 if low < 0 else x * 255).astype(np.uint8)
-
-
-def _labels(stored: _Stored, count: int) -> Bytes:
+def _labels(where: object, array: Array, count: int) -> Bytes:
     """Bytes (N,) from whole numbers (N,) or (N, 1)."""
-    if stored.dtype.kind not in "iu" or stored.shape not in ((count,), (count, 1)):
+    if array.dtype.kind not in "iu" or array.shape not in ((count,), (count, 1)):
         raise ValueError(
-            f"{stored.where} holds {stored.dtype} of shape {stored.shape}; the labels of {count} images are integers "
-            f"of shape ({count},)"
+            f"{where} holds {array.dtype} of shape {array.shape}; the labels of {count} images are integers of shape "
+            f"({count},)"
         )
-    labels = np.concatenate(list(stored.pieces()))
-    if labels.min() < 0 or labels.max() > 255:
-        raise ValueError(f"{stored.where} holds labels from {labels.min()} to {labels.max()}; they must be in 0 .. 255")
-    return labels.astype(np.uint8)
+    if array.min() < 0 or array.max() > 255:
+        raise ValueError(f"{where} holds labels from {array.min()} to {array.max()}; they must be in 0 .. 255")
+    return array.reshape(count).astype(np.uint8)
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------
@@ -268,7 +240,8 @@ def _picture_files(folder: Path) -> list[Path]:
     """Sorted by name, the folder's own pictures among its sub-folders; hidden files are left out."""
     visible = [path for path in folder.iterdir() if path.name[0] != "."]
     inner = [path for sub in visible if sub.is_dir() for path in sub.iterdir() if path.name[0] != "."]
-    return sorted(path for path in visible + inner if path.suffix.lower() in PICTURES and path.is_file())
+    files = [path for path in visible + inner if path.suffix.lower() in PICTURES and path.is_file()]
+    return sorted(files, key=Path.as_posix)  # paths themselves compare without regard to case on Windows
 
 
 def _classes(folder: Path, files: list[Path]) -> Bytes | None:
@@ -284,7 +257,7 @@ def _classes(folder: Path, files: list[Path]) -> Bytes | None:
     return np.array([names.index(file.parent.name) for file in files], np.uint8)
 
 
-def _read_picture(file: Path) -> NDArray[Any]:
+def _read_picture(file: Path) -> Array:
     """(H, W, 1) or (H, W, 3), 0 to 255, H = W; float32 if it was 16-bit grey, else uint8."""
     try:
         with Image.open(file) as opened:
@@ -297,7 +270,7 @@ def _read_picture(file: Path) -> NDArray[Any]:
     return pixels.reshape(height, width, -1)
 
 
-def _pixels(image: Image.Image) -> NDArray[Any]:
+def _pixels(image: Image.Image) -> Array:
     """(H, W) or (H, W, 3), whatever the picture's own mode is."""
     if image.mode[0] == "I":  # 16-bit grey: "I;16", or "I" in older Pillows
         return np.asarray(image, np.float32) / 257

@@ -12,8 +12,9 @@ def slerp(a: Array, b: Array, t: Array) -> Array:
     trained, so the angle is interpolated instead (Shoemake 1985; for GANs White 2016), and the length beside it.
     """
     length_a, length_b = np.linalg.norm(a), np.linalg.norm(b)
-    angle = np.arccos(np.clip(a @ b / (length_a * length_b), -1, 1))
-    if np.sin(angle) < 1e-6:  # one direction, or opposite ones, which no single circle joins
+    cosine = a @ b / (length_a * length_b) if length_a * length_b else 1.0
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    if np.sin(angle) < 1e-6:  # one direction, or opposite ones, which no single circle joins, or none
         line: Array = np.outer(1 - t, a) + np.outer(t, b)
         return line
     arc = np.outer(np.sin((1 - t) * angle), a / length_a) + np.outer(np.sin(t * angle), b / length_b)

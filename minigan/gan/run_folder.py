@@ -1,6 +1,6 @@
 """The folder of one training run. Its files are written whole or not at all; metrics.jsonl grows by whole lines.
 
-config.json           what the run was started with
+config.json           what the run was started with, and what it was trained on
 metrics.jsonl         one line a step
 samples/step_*.png    8x8 images of the same 64 latent vectors
 interpolation.png     walks from one latent vector to another, 10 images a row
@@ -32,8 +32,7 @@ class RunFolder:
             self.path = _next_free(Path("runs"), name)
         else:
             self.path = Path(path)
-            if self.path.exists():
-                raise FileExistsError(f"{self.path} exists already; a run needs a new folder: choose another --out")
+            check_new(self.path)
             with _named(self.path):
                 self.path.mkdir(parents=True)
         with _named(self.path):
@@ -43,7 +42,14 @@ class RunFolder:
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """config.json or metrics.json."""
         text = json.dumps(values, indent=2) + "\n"
-        _replace(self.path / name, lambda file: Path(file).write_text(text))
+        self.write(name, lambda file: Path(file).write_text(text))
+
+    def write(self, name: str, write: Callable[[str], object]) -> Path:
+        """The file `name`, by write(temporary name): whole or not at all. An OSError says which file it was."""
+        path = self.path / name
+        with _named(path):
+            replace(path, write)
+        return path
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Appends one line to metrics.jsonl, complete on disk before the next step."""
@@ -56,9 +62,10 @@ class RunFolder:
 
     def close(self) -> None:
         """Closes metrics.jsonl."""
-        if self._metrics is not None:
-            self._metrics.close()
-            self._metrics = None
+        file, self._metrics = self._metrics, None
+        if file is not None:
+            with _named(self.path / "metrics.jsonl"):
+                file.close()
 
     def rows(self) -> list[dict[str, Any]]:
         """metrics.jsonl, read back."""
@@ -67,15 +74,11 @@ class RunFolder:
 
     def save_samples(self, step: int, images: Array) -> Path:
         """samples/step_000100.png from images (N, H, W, C) in [-1, 1]."""
-        path = self.path / "samples" / f"step_{step:06d}.png"
-        save_grid(path, images)
-        return path
+        return self.write(f"samples/step_{step:06d}.png", lambda file: save_grid(file, images))
 
     def save_interpolation(self, images: Array) -> Path:
         """interpolation.png from images (10 rows, H, W, C) in [-1, 1]."""
-        path = self.path / "interpolation.png"
-        save_grid(path, images, columns=10)
-        return path
+        return self.write("interpolation.png", lambda file: save_grid(file, images, columns=10))
 
     def save_weights(self, **nets: Module) -> Path:
         """weights.safetensors: the state of each net under its name and a dot."""
@@ -86,9 +89,8 @@ class RunFolder:
             for name, net in nets.items()
             for key, array in net.state_dict().items()
         }
-        path = self.path / "weights.safetensors"
-        _replace(path, lambda file: Path(file).write_bytes(save(arrays)))  # save_file has errors of its own
-        return path
+        # save_file has errors of its own
+        return self.write("weights.safetensors", lambda file: Path(file).write_bytes(save(arrays)))
 
     def plot_losses(self) -> Path:
         """losses.png from metrics.jsonl: a panel for each of PANELS of which it has a column."""
@@ -111,12 +113,10 @@ class RunFolder:
             if label in SHARES:
                 axes.set_ylim(0, 1)
         axes.set_xlabel("step")
-        path = self.path / "losses.png"
-        _replace(path, lambda file: figure.savefig(file, dpi=110, format="png"))
-        return path
+        return self.write("losses.png", lambda file: figure.savefig(file, dpi=110, format="png"))
 
 
-def save_grid(path: Path, images: Array, columns: int = 8) -> None:
+def save_grid(path: str | Path, images: Array, columns: int = 8) -> None:
     """A PNG of images (N, H, W, C) in [-1, 1], one pixel apart, row by row."""
     from matplotlib.image import imsave
 
@@ -127,7 +127,7 @@ def save_grid(path: Path, images: Array, columns: int = 8) -> None:
         top, left = i // columns * (H + 1) + 1, i % columns * (W + 1) + 1
         sheet[top : top + H, left : left + W] = (image + 1) / 2
     pixels = np.repeat(np.rint(255 * np.clip(sheet, 0, 1)).astype(np.uint8), 3 // C, axis=2)  # grey as RGB
-    _replace(path, lambda file: imsave(file, pixels, format="png"))
+    imsave(path, pixels, format="png")
 
 
 def running_mean(values: ArrayLike) -> Array:
@@ -156,6 +156,12 @@ PANELS: tuple[Any, ...] = (
 SHARES = ("mean sigmoid(D)", "weights at the clip")
 
 
+def check_new(path: Path) -> None:
+    """FileExistsError if a run is there, or anything else."""
+    if path.exists():
+        raise FileExistsError(f"{path} exists already; a run needs a new folder: choose another --out")
+
+
 def _next_free(parent: Path, name: str) -> Path:
     """Makes parent/name-0001, or the next number; two runs that start at once get two folders."""
     with _named(parent):
@@ -171,12 +177,6 @@ def _next_free(parent: Path, name: str) -> Path:
             number += 1
         except OSError as error:
             raise OSError(f"cannot write {path}: {error.strerror}; choose another --out") from error
-
-
-def _replace(path: Path, write: Callable[[str], object]) -> None:
-    """Writes the file whole or not at all; an OSError says which it was."""
-    with _named(path):
-        replace(path, write)
 
 
 @contextmanager

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 
-import numpy as np
-
 from ..autograd import grad, no_grad
 from ..nn import Module
 from ..ops import sigmoid
@@ -121,8 +119,10 @@ def two_player(
 
     Logs d_loss and g_loss. For logits also the mean probability of being real: d_real of real images, d_fake_before of
     fakes before D's update, d_fake_after of G's new fakes after it. For a critic instead w_estimate = E D(x) -
-    E D(G(z)) before its update, positive where the critic is right; grad_norm, the mean norm of its gradient by images
-    (at the penalty's points; without a penalty at G's fakes); and clip_share, the share of weights that lie at +-clip.
+    E D(G(z)) before its update, on the batches of that update, positive where the critic is right; grad_norm, the mean
+    norm of its gradient by images, at the penalty's points (without a penalty at G's fakes, by one more backward pass;
+    where the critic has batch norm, that is of the sum of a batch's scores by each image); and clip_share, the share
+    of weights that lie at +-clip.
     """
     weights = list(D.parameters())
 
@@ -169,7 +169,7 @@ def critic_updates(n: int, long_phases: bool = False) -> Callable[[int], int]:
 
 def share_at(weights: Iterable[Tensor], c: float) -> float:
     """The share of all weights that lie at -c or c. Near 1: the critic has become a sum of signs."""
-    counts = [(int((abs(w.array) >= np.float32(c)).sum()), w.size) for w in weights]
+    counts = [(int((abs(w.array) >= w.dtype.type(c)).sum()), w.size) for w in weights]
     return sum(at for at, _ in counts) / sum(size for _, size in counts)
 
 

@@ -13,7 +13,7 @@ def frechet_distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -
 
     The squared 2-Wasserstein distance (D. C. Dowson & B. V. Landau, "The Fréchet distance between multivariate normal
     distributions", 1982). Symmetric eigenproblems only, in float64: nothing complex can appear, S may be singular, and
-    eigenvalues that rounding made negative count as 0. ValueError if shapes differ.
+    eigenvalues that rounding made negative count as 0. ValueError if shapes differ, or if numbers are not finite.
     """
     m_a, S_a, m_b, S_b = (np.asarray(x, np.float64) for x in (mean_a, cov_a, mean_b, cov_b))
     D = m_a.size
@@ -22,11 +22,14 @@ def frechet_distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -
             "frechet_distance: means must be (D,) and covariances (D, D) of one D, but are "
             f"{m_a.shape}, {S_a.shape} and {m_b.shape}, {S_b.shape}"
         )
+    if not all(np.isfinite(x).all() for x in (m_a, S_a, m_b, S_b)):
+        raise ValueError("frechet_distance: the means or the covariances hold NaN or infinity")
     values, vectors = np.linalg.eigh(S_a)
     root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
     products = np.linalg.eigvalsh(root @ S_b @ root)
     shared = np.sqrt(np.maximum(products, 0)).sum()
-    return max(0.0, float(((m_a - m_b) ** 2).sum() + np.trace(S_a) + np.trace(S_b) - 2 * shared))
+    distance = float(((m_a - m_b) ** 2).sum() + np.trace(S_a) + np.trace(S_b) - 2 * shared)
+    return max(distance, 0.0)  # in this order NaN, from numbers too large for their squares, stays NaN
 
 
 def fid(features_a: Array, features_b: Array) -> float:

@@ -13,7 +13,7 @@ PERFECT_SHARE = 1 - exp(-(RADIUS**2) / 2)
 """The high_quality of a perfect sampler, 98.9 %. More than that: the samples are too close to the means."""
 
 
-def score(samples: NDArray[Any], mixture: Mixture) -> dict[str, float]:
+def mixture_score(samples: NDArray[Any], mixture: Mixture) -> dict[str, float]:
     """What `samples` (N, 2) miss and what they repeat. A sample belongs to the nearest of the K modes.
 
     modes         with at least one sample of high quality, one within 3 sigma of the mean
@@ -28,10 +28,10 @@ def score(samples: NDArray[Any], mixture: Mixture) -> dict[str, float]:
     ValueError for other shapes, no samples, or samples that are not finite.
     """
     if samples.ndim != 2 or samples.shape[1] != 2 or not len(samples):
-        raise ValueError(f"score: samples must be (N, 2), N at least 1, but are {samples.shape}")
+        raise ValueError(f"mixture_score: samples must be (N, 2), N at least 1, but are {samples.shape}")
     broken = int((~np.isfinite(samples)).any(axis=1).sum())
     if broken:
-        raise ValueError(f"score: {broken} of {len(samples)} samples are not finite; the training has diverged")
+        raise ValueError(f"mixture_score: {broken} of {len(samples)} samples are not finite; the training has diverged")
     N, K = len(samples), len(mixture.means)
     points = samples.astype(np.float64)
     distance = np.linalg.norm(points[:, None] - mixture.means, axis=2)

@@ -13,7 +13,7 @@ from .neighbours import nearest
 
 Array = NDArray[Any]
 
-REFERENCES = 10_000  # real images that the fakes, and the test images, are compared with
+REFERENCES = 10_000  # training images that fakes and test images are compared with, and of the latter at most
 QUERIES = 1_000  # images whose nearest neighbours are looked up
 CHUNK = 5_000  # real images that are brought to the fakes' size at a time
 
@@ -25,19 +25,21 @@ def evaluate(fakes: Array, images: Array, labels: Array, test_images: Array, cla
     first, as G saw them, so that resizing alone tells nobody apart. 10,000 random training images, the same in every
     run, are the reference; where there are fewer, all are.
 
-    n, n_reference, n_test: the number of fakes, reference images and test images.
-    fid: of the fakes against the reference, by the classifier's features. It must not be compared with published FIDs,
-        which are of another net's features, but with
-    fid_floor: that of up to 10,000 test images against the same reference: what real images get.
+    n_reference: the number of reference images.
+    fid: of the first n fakes against the reference, by the classifier's features. It must not be compared with
+        published FIDs, which are of another net's features, but with
+    fid_floor: that of n test images against the same reference: what other real images get. It is no lower bound:
+        copies of training images get less.
+    n: as many fakes and test images as there are of both, 10,000 at most; FIDs of unequal numbers do not compare.
     classifier_accuracy: on the test images.
-    predicted_histogram: how many fakes the classifier assigns to each class.
+    predicted_histogram: how many of all fakes the classifier assigns to each class.
     label_histogram: how many of the first 1,000 fakes have their nearest reference image in each class;
     classes_present: how many classes that are.
     nearest_train: the median distance of these fakes to their nearest of all training images, pixels in [-1, 1];
     nearest_train_of_test: the same of 1,000 test images; nearest_ratio: the former by the latter, far below 1 if the
         training images were memorised, None if the latter is 0.
 
-    ValueError if the fakes are not such images, or are fewer than 2.
+    ValueError if the fakes are not such images, or if fakes or test images are fewer than 2.
     """
     if fakes.ndim != 4 or fakes.shape[1] != fakes.shape[2] or fakes.dtype.kind != "f" or len(fakes) < 2:
         raise ValueError(
@@ -49,6 +51,7 @@ def evaluate(fakes: Array, images: Array, labels: Array, test_images: Array, cla
     reference, reference_labels = images[sample], labels[sample]
     tests = test_images[generator.permutation(len(test_images))[:REFERENCES]]
     real_features = _features(classifier, reference, size)
+    n = min(len(fakes), len(tests))
 
     queries, classes = fakes[:QUERIES], int(labels.max()) + 1
     neighbours, _ = _nearest(queries, reference, size)
@@ -57,11 +60,10 @@ def evaluate(fakes: Array, images: Array, labels: Array, test_images: Array, cla
     nearest_train = float(np.median(distances[: len(queries)]))
     of_test = float(np.median(distances[len(queries) :]))
     return {
-        "n": len(fakes),
+        "n": n,
         "n_reference": len(reference),
-        "n_test": len(tests),
-        "fid": fid(classifier.features(fakes), real_features),
-        "fid_floor": fid(_features(classifier, tests, size), real_features),
+        "fid": fid(classifier.features(fakes[:n]), real_features),
+        "fid_floor": fid(_features(classifier, tests[:n], size), real_features),
         "classifier_accuracy": classifier.accuracy,
         "predicted_histogram": np.bincount(classifier.predict(fakes), minlength=classes).tolist(),
         "label_histogram": histogram.tolist(),
@@ -80,7 +82,7 @@ def describe(metrics: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"FID (own features, {metrics['n']:,} samples against {metrics['n_reference']:,} training images): "
-            f"{metrics['fid']:.2f}; {metrics['n_test']:,} test images against the same: {metrics['fid_floor']:.2f}",
+            f"{metrics['fid']:.2f}; as many test images against the same: {metrics['fid_floor']:.2f}",
             f"The features are those of a classifier that gets {metrics['classifier_accuracy']:.1%} of the test images "
             "right; this FID compares with no published one",
             f"Classes among {sum(histogram):,} samples, by nearest training image: {counts}; "

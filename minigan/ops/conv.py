@@ -89,9 +89,11 @@ def refuse(name: str, dilation: Pair, groups: int) -> None:
         raise ValueError(f"{name}: dilation={dilation}, groups={groups}: only dilation 1 and groups 1 are supported")
 
 
-def _add_bias(name: str, y: Tensor, bias: Tensor | None) -> Tensor:
+def _add_bias(name: str, y: Tensor, bias: Tensor | Array | None) -> Tensor:
     if bias is None:
         return y
+    if not isinstance(bias, Tensor | np.ndarray):
+        raise TypeError(f"{name}: bias must be a tensor ({y.shape[3]},), not {bias!r}; name stride= and padding=")
     if bias.shape != y.shape[3:]:
         raise ValueError(f"{name}: bias has shape {bias.shape} but the output has {y.shape[3]} channels {y.shape}")
     return y + bias
