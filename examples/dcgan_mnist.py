@@ -262,18 +262,21 @@ def main() -> int:
 
     metrics: dict[str, Any] = {"steps": steps, "images": seen, "seconds": seconds}
     if OBJECTIVES[s.objective].critic:
-        estimate = running_median([row["w_estimate"] for row in run.rows()])
-        peak = int(estimate.argmax())
-        metrics |= {"w_estimate_peak": float(estimate[peak]), "w_estimate_end": float(estimate[-1])}
-        print(
-            f"Wasserstein estimate, running median: {estimate[peak]:.3g} at step {peak + 1}, "
-            f"{estimate[-1]:.3g} at the end"
-        )
+        metrics |= read_estimate(run)
     run.write_json("metrics.json", metrics)
     if not args.no_metrics:
         fakes = generate(Generator(args.seed, "evaluation").normal((FAKES, s.latent)))
         run.write_json("metrics.json", metrics | measure(fakes, data))
     return 0
+
+
+def read_estimate(run: RunFolder) -> dict[str, float]:
+    """Says how far the Wasserstein estimate fell."""
+    estimate = running_median([row["w_estimate"] for row in run.rows()])
+    peak = int(estimate.argmax())
+    high, end = float(estimate[peak]), float(estimate[-1])
+    print(f"Wasserstein estimate, running median: {high:.3g} at step {peak + 1}, {end:.3g} at the end")
+    return {"w_estimate_peak": high, "w_estimate_end": end}
 
 
 def measure(fakes: Array, data: DataSet) -> dict[str, Any]:

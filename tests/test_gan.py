@@ -5,7 +5,7 @@ import math
 import re
 import tracemalloc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import repeat
 from typing import Any
@@ -15,7 +15,19 @@ import pytest
 
 import minigan as mg
 from minigan import nn
-from minigan.gan import NON_SATURATING, Game, NotFiniteError, Objective, Player, train, two_player
+from minigan.gan import (
+    NON_SATURATING,
+    WASSERSTEIN,
+    Game,
+    NotFiniteError,
+    Objective,
+    Player,
+    dcgan_discriminator,
+    dcgan_generator,
+    gradient_penalty,
+    train,
+    two_player,
+)
 from minigan.gan.train import only_trainable, probability
 from minigan.optim import SGD, Adam
 from minigan.random import Generator
@@ -316,28 +328,43 @@ def no_collector() -> Iterator[None]:
     gc.enable()
 
 
-def penalty_step(D: nn.Module, optimizer: Adam, x: Array) -> None:
-    """A step of a critic with a gradient penalty: the gradient of a gradient."""
-    images = mg.Tensor(x, requires_grad=True)
-    scores = D(images)
-    gradient = mg.grad(scores.sum(), images, create_graph=True)
-    penalty = ((gradient * gradient).sum(axis=(1, 2, 3)) - 1.0) ** 2
-    optimizer.zero_grad()
-    (scores.mean() + penalty.mean()).backward()
-    optimizer.step()
-
-
-@pytest.mark.usefixtures("no_collector")
-def test_double_backward_steps_need_no_collector() -> None:
+def batch_norm_steps() -> Callable[[], None]:
+    """Steps of a critic with batch norm and a gradient penalty: the gradient of a gradient, by definition."""
     D = nn.Sequential(
         nn.Conv2d(1, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ELU(), nn.Flatten(),
         nn.Linear(144, 1),
     )  # fmt: skip
     optimizer, x = Adam(D.parameters()), Generator(0, "data").normal((8, 16, 16, 1))
 
+    def step() -> None:
+        images = mg.Tensor(x, requires_grad=True)
+        scores = D(images)
+        gradient = mg.grad(scores.sum(), images, create_graph=True)
+        penalty = ((gradient * gradient).sum(axis=(1, 2, 3)) - 1.0) ** 2
+        optimizer.zero_grad()
+        (scores.mean() + penalty.mean()).backward()
+        optimizer.step()
+
+    return step
+
+
+def wgan_gp_steps() -> Callable[[], None]:
+    """Updates of WGAN-GP's critic, with the one of G that goes with each."""
+    G, D, data = dcgan_generator(28, 1, 2, 8), dcgan_discriminator(28, 1, 2, batch_norm=False), Generator(0, "data")
+    game = Game((data.normal((4, 28, 28, 1)) for _ in repeat(None)), Generator(0, "latent"), 8, 4)
+    penalty = partial(gradient_penalty, generator=Generator(0, "penalty"))
+    players = two_player(G, D, WASSERSTEIN, Adam(G.parameters()), Adam(D.parameters()), penalty=penalty)
+    return lambda: train(game, players, 1)
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("kind", [batch_norm_steps, wgan_gp_steps])
+def test_200_penalty_steps_in_flat_memory(kind: Callable[[], Callable[[], None]]) -> None:
+    step = kind()
+
     def measure(steps: int) -> tuple[int, int]:
         for _ in range(steps):
-            penalty_step(D, optimizer, x)
+            step()
         return len(gc.get_objects()), tracemalloc.get_traced_memory()[0]
 
     measure(5)  # caches fill
