@@ -194,6 +194,8 @@ def updates_of_d(s: Settings, images: int) -> list[int]:
 
 def main() -> int:
     s, args = arguments()
+    if minigan.kernels.first_run():
+        print("The first step compiles the kernels, once: up to half a minute.")
     if args.out:
         check_new(Path(args.out))
     data = get_data(args.data, s.image_size)
@@ -224,8 +226,6 @@ def main() -> int:
         },
     )
     print(f"{s.objective}: G has {count(G):,} parameters, D {count(D):,}; writing to {run.path}")
-    if minigan.kernels.first_run():
-        print("The first step compiles the kernels, once: up to half a minute.")
     started = time.perf_counter()
     done = seen = 0
 
@@ -253,6 +253,8 @@ def main() -> int:
         run.plot_losses()
     seconds = time.perf_counter() - started
     if trouble:
+        if done:
+            run.save_samples(done, generate(fixed_z))
         print(f"{trouble} The weights as they are now are in {weights}.")
         return 130 if trouble.startswith("Interrupted") else 1
     t = np.linspace(0, 1, 10, dtype=np.float32)
@@ -284,12 +286,16 @@ def measure(fakes: Array, data: DataSet) -> dict[str, Any]:
     if data.labels is None or data.test_images is None or data.test_labels is None:
         print("These images come without labels or without a test set, so nothing classifies them: no FID.")
         return {}
+    print("Measuring by a classifier, which is trained once for each data set (--no-metrics leaves it out).")
     try:
         classifier = train_classifier(data.images, data.labels, data.test_images, data.test_labels)
         metrics = evaluate(fakes, data.images, data.labels, data.test_images, classifier)
     except ValueError as error:
         print(f"Not measured: {error}.")
         return {}
+    except KeyboardInterrupt:
+        print("Not measured, but the run is complete.")
+        raise
     print(describe(metrics))
     return metrics
 

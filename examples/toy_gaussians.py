@@ -166,8 +166,8 @@ def curves(axes: Axes, mixture: Mixture, rows: list[Row], floor: float) -> None:
         axes.plot(steps, values, ".-", label=label)
     axes.axhline(floor, linestyle="--", linewidth=1, label="W1, exact, of real points")
     modes.plot(steps, [row["modes_filled"] for row in rows], ".:", color="grey", label="modes filled (right)")
-    modes.set(ylim=(0, len(mixture.means) + 0.5))
-    axes.set(xlabel="step", ylabel="distance", ylim=(0, None))
+    modes.set(ylabel="modes filled", ylim=(0, len(mixture.means) + 0.5))
+    axes.set(xlabel="step", ylabel="distance")
     axes.legend(handles=[*axes.lines, *modes.lines])
 
 
@@ -207,6 +207,10 @@ def main() -> None:
         run.close()
         run.write_json("metrics.json", rows)
         print(table(rows))
+    print(
+        "modes: with a sample within 3 sigma; filled: with a quarter of their due; high_quality: share within 3 sigma"
+    )
+    print("kl: of the modes' shares from equal ones, in nats; std_ratio: spread within the modes, 1 is right")
     print(f"w1: exact, of {PAIRED} points each; the perfect sampler's is the floor, what so few points leave of 0")
     print("critic: E D(x) - E D(G(z)) on the same points; slope: D's mean slope, as its training sees it")
     print("bound: critic / D's steepest slope between these points, which proves that w1 is at least that")

@@ -233,7 +233,7 @@ def test_npy_of_floats_of_either_range(tmp_path: Path, dtype: str, order: Any) -
             "holds floats from 0.0 to 255.0; scale them to [0, 1] or [-1, 1], or save 0 to 255 as uint8",
         ),
         (np.linspace(-1.5, 1, 32).reshape(2, 4, 4), "holds floats from -1.5 to 1.0; scale them"),
-        (np.full((2, 4, 4), np.nan), "holds floats from nan to nan; scale them"),
+        (np.full((2, 4, 4), np.nan), "holds NaN; images are uint8, 0 to 255, or floats in"),
         (np.append(np.zeros(31), np.inf).reshape(2, 4, 4), "holds floats from 0.0 to inf; scale them"),
         (np.linspace(0, 1.0100001, 32).reshape(2, 4, 4), "holds floats from 0.0 to 1.0100001; scale them"),
         (

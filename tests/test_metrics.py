@@ -489,6 +489,7 @@ def test_evaluate_gives_json_and_words() -> None:
     found = {
         **{"n": 8000, "n_reference": 9000, "fid": 12.345, "fid_floor": 0.4, "classes_present": 2},
         **{"classifier_accuracy": 0.9921, "label_histogram": [1, 0, 1000], "nearest_ratio": 1.031},
+        "predicted_histogram": [3000, 4800, 200],
     }
     assert describe(found).splitlines() == [
         "FID (own features, 8,000 samples against 9,000 training images): 12.35; "
@@ -496,6 +497,7 @@ def test_evaluate_gives_json_and_words() -> None:
         "The features are those of a classifier that gets 99.2% of the test images right; "
         "this FID compares with no published one",
         "Classes among 1,001 samples, by nearest training image: 0:1 1:0 2:1000; 2 of 3 present",
+        "Classes among 8,000 samples, by the classifier: 0:3000 1:4800 2:200; the rarest has 2.5%",
         "Nearest training image: 1.03 times as far as from test images (far below 1: memorised)",
     ]
 

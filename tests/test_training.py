@@ -322,6 +322,24 @@ def test_an_interrupted_example_saves(tmp_path: Path, data: Path) -> None:
     assert re.search(rf"Interrupted after step \d+ of 100000\. The weights as they are now are in {weights}\.", out)
     assert load_file(metrics.parent / "weights.safetensors")
     assert (metrics.parent / "losses.png").exists()
+    assert list((metrics.parent / "samples").iterdir())
+
+
+def test_interrupted_while_it_measures_the_example_has_saved(tmp_path: Path, data: Path) -> None:
+    stop = "import minigan.metrics as m\ndef stop(*_): raise KeyboardInterrupt\nm.train_classifier = stop"
+    code, out, err = finish(start(tmp_path, "--steps", "2", *TINY, "--data", str(data), "--out", "run", before=stop))
+    assert (code, err.splitlines()[-1]) == (130, "Interrupted.")
+    assert out.splitlines()[-1] == "Not measured, but the run is complete."
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"] == 2
+    assert (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_the_first_run_ever_says_that_it_compiles(tmp_path: Path) -> None:
+    """Before anything is compiled, so also before data are looked for."""
+    empty = "import os; os.environ['XDG_CACHE_HOME'] = 'empty'"
+    _, out, err = finish(start(tmp_path, "--data", "nowhere", before=empty))
+    assert out.strip() == "The first step compiles the kernels, once: up to half a minute."
+    assert "there is no nowhere" in err
 
 
 @pytest.mark.parametrize(

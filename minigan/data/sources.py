@@ -192,7 +192,9 @@ def _images(where: object, array: Array) -> Bytes:
     rows = max(1, PIECE // (H * W * C))
     slices = [slice(start, start + rows) for start in range(0, N, rows)]
     low, high = np.min([array[s].min() for s in slices]), np.max([array[s].max() for s in slices])
-    if not (low >= -1.01 and high <= 1.01):  # NaN is neither
+    if np.isnan(low):
+        raise ValueError(f"{where} holds NaN; images are uint8, 0 to 255, or floats in [0, 1] or [-1, 1]")
+    if low < -1.01 or high > 1.01:
         raise ValueError(
             f"{where} holds floats from {low} to {high}; scale them to [0, 1] or [-1, 1], or save 0 to 255 as uint8"
         )

@@ -1,6 +1,6 @@
 """All numbers about a set of generated images, and what they say in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,17 +76,17 @@ def evaluate(fakes: Array, images: Array, labels: Array, test_images: Array, cla
 
 def describe(metrics: Mapping[str, Any]) -> str:
     """What `evaluate` found, in a few lines."""
-    histogram = metrics["label_histogram"]
-    ratio = metrics["nearest_ratio"]
-    counts = " ".join(f"{label}:{count}" for label, count in enumerate(histogram))
+    by_pixels, by_net, ratio = metrics["label_histogram"], metrics["predicted_histogram"], metrics["nearest_ratio"]
     return "\n".join(
         [
             f"FID (own features, {metrics['n']:,} samples against {metrics['n_reference']:,} training images): "
             f"{metrics['fid']:.2f}; as many test images against the same: {metrics['fid_floor']:.2f}",
             f"The features are those of a classifier that gets {metrics['classifier_accuracy']:.1%} of the test images "
             "right; this FID compares with no published one",
-            f"Classes among {sum(histogram):,} samples, by nearest training image: {counts}; "
-            f"{metrics['classes_present']} of {len(histogram)} present",
+            f"Classes among {sum(by_pixels):,} samples, by nearest training image: {_counts(by_pixels)}; "
+            f"{metrics['classes_present']} of {len(by_pixels)} present",
+            f"Classes among {sum(by_net):,} samples, by the classifier: {_counts(by_net)}; "
+            f"the rarest has {min(by_net) / sum(by_net):.1%}",
             "Nearest training image: "
             + (
                 "as near as copies are, for test images too"
@@ -95,6 +95,10 @@ def describe(metrics: Mapping[str, Any]) -> str:
             ),
         ]
     )
+
+
+def _counts(histogram: Sequence[int]) -> str:
+    return " ".join(f"{label}:{count}" for label, count in enumerate(histogram))
 
 
 def _features(classifier: Classifier, images: Array, size: int) -> Array:
