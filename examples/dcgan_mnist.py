@@ -248,6 +248,8 @@ def main() -> int:
         except (NotFiniteError, OSError) as error:
             trouble = f"Stopped: {error}."
     weights = run.save_weights(G=G, D=D)
+    if trouble:  # said first: on a full disk what follows fails, too
+        print(f"{trouble} The weights as they are now are in {weights}.")
     run.close()
     if done:
         run.plot_losses()
@@ -255,7 +257,6 @@ def main() -> int:
     if trouble:
         if done:
             run.save_samples(done, generate(fixed_z))
-        print(f"{trouble} The weights as they are now are in {weights}.")
         return 130 if trouble.startswith("Interrupted") else 1
     t = np.linspace(0, 1, 10, dtype=np.float32)
     walks = [slerp(a, b, t) for a, b in zip(fixed_z[:8], fixed_z[8:16], strict=True)]
