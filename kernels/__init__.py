@@ -4,11 +4,14 @@ The table below is the whole list. One folder is one story: `reference.py` speci
 Shape letters, the same in every kernel: N batch, H W image, C channels in, O channels out, KH KW window, S stride,
 P padding. Images are NHWC, weights (KH, KW, C, O), gradients `gx gw gy`. Every kernel takes `out=`, a writable
 C-contiguous array of the result's shape and dtype that is overwritten whole, and returns it; without it the result
-is a new array. The optimizers' kernels work in place instead. Kernels never see a Tensor.
+is a new array. The optimizers' kernels work in place instead. Two convolutions take `prepared=`, room beside a weight
+for what they make of it. Kernels never see a Tensor.
 """
 
+from .conv2d.algorithm import conv_algorithm, explain_conv, set_conv_algorithm
 from .conv2d.geometry import Geometry
 from .dispatch import KERNELS, Kernel, backend, first_run, use
+from .prepared import Prepared
 
 # name, folder, compiled implementations beside reference.py
 add = Kernel("add", "elementwise")
@@ -74,4 +77,16 @@ philox = Kernel("philox", "random", "cpu")
 uniform = Kernel("uniform", "random", "cpu")
 normal = Kernel("normal", "random", "cpu")
 
-__all__ = ["KERNELS", "Geometry", "Kernel", "backend", "first_run", "use", *KERNELS]
+__all__ = [
+    "KERNELS",
+    "Geometry",
+    "Kernel",
+    "Prepared",
+    "backend",
+    "conv_algorithm",
+    "explain_conv",
+    "first_run",
+    "set_conv_algorithm",
+    "use",
+    *KERNELS,
+]

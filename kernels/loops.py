@@ -41,10 +41,26 @@ def loop(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def flat(x: Array, *shape: int) -> Array:
-    """x as a C-contiguous read-only view of `shape`, by default one axis; a copy only where there is no such view."""
-    view = np.ascontiguousarray(x).reshape(shape or -1)
+    """x as a C-contiguous read-only view of `shape`, by default one axis; a copy only where there is no such view.
+
+    Aligned, too: compiled code counts in elements, from one array to another.
+    """
+    view = np.require(x, requirements=("C", "A")).reshape(shape or -1)
     view.flags.writeable = False
     return view
+
+
+def aligned(size: int, dtype: np.dtype[Any]) -> Array:
+    """Zeros that begin at a cache line."""
+    raw = np.zeros(size * dtype.itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+@njit(cache=True)
+def up(count: int, step: int) -> int:
+    """`count` rounded up to a multiple of `step`."""
+    return (count + step - 1) // step * step
 
 
 def check(op: str, *arrays: Array) -> None:
@@ -58,13 +74,14 @@ def check(op: str, *arrays: Array) -> None:
 
 
 def result(op: str, out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """A new array, or `out`; ValueError unless `out` is C-contiguous, of that shape and dtype."""
+    """A new array, or `out`; ValueError unless `out` is C-contiguous, aligned, of that shape and dtype."""
     if out is None:
         return np.empty(shape, dtype)
-    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
-        kind = "" if out.flags.c_contiguous else "non-contiguous "
+    if out.shape != shape or out.dtype != dtype or not out.flags.carray:
+        kind = "a " if out.flags.c_contiguous else "a non-contiguous "
         kind += "" if out.flags.writeable else "read-only "
-        raise ValueError(f"{op}: writes into a C-contiguous {dtype} {shape}, not a {kind}{out.dtype} {out.shape}")
+        kind = kind if out.flags.aligned else "an unaligned "
+        raise ValueError(f"{op}: writes into a C-contiguous {dtype} {shape}, not {kind}{out.dtype} {out.shape}")
     return out
 
 

@@ -10,7 +10,9 @@ from ._version import __version__
 from .autograd import Function, backward, detect_anomaly, grad, is_recording, no_grad, rederive
 from .creation import from_dlpack, ones, zeros
 from .gradcheck import check_recorded, gradcheck, gradgradcheck
+from .kernels import set_conv_algorithm
 from .ops import *  # noqa: F403 - the table of contents of ops/ is ops.__all__
+from .ops.conv import explain_conv
 from .random import manual_seed
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "backward",
     "check_recorded",
     "detect_anomaly",
+    "explain_conv",
     "from_dlpack",
     "grad",
     "gradcheck",
@@ -34,6 +37,7 @@ __all__ = [
     "optim",
     "random",
     "rederive",
+    "set_conv_algorithm",
     "zeros",
     "ops",
     *ops.__all__,

@@ -33,12 +33,11 @@ class Tensor:
     node: what the graph knows of this tensor; None if it does not require a gradient.
     """
 
-    __slots__ = ("__weakref__", "_leaf", "_version", "array", "grad", "node")
+    __slots__ = ("__weakref__", "_leaf", "_prepared", "_version", "array", "grad", "node")
     __array_ufunc__ = None  # array * tensor asks Tensor.__rmul__
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: DTypeLike | None = None) -> None:
-        if isinstance(data, Tensor):
-            data = data.array
+        data = values_of(data)
         if dtype is None and not isinstance(data, (np.ndarray, np.generic)):
             data = np.asarray(data)
             if data.dtype.kind in "iuf":
@@ -48,6 +47,7 @@ class Tensor:
         self.grad: Array | None = None
         self.node: Node | None = None
         self._leaf: Leaf | None = None  # kept while frozen: graphs made before know the tensor by it
+        self._prepared: Any = None  # for ops/conv.py: what kernels made of the array
         self._version = [0]  # one counter for all tensors that share the memory
         if requires_grad:
             self.requires_grad = True
@@ -59,8 +59,8 @@ class Tensor:
         `version` is the counter of the tensor whose memory it shares, if it shares any.
         """
         tensor = Tensor.__new__(Tensor)
-        tensor.array, tensor.grad, tensor.node, tensor._leaf = array, None, node, None
-        tensor._version = [0] if version is None else version
+        tensor.array, tensor.node, tensor._version = array, node, [0] if version is None else version
+        tensor.grad = tensor._leaf = tensor._prepared = None
         return tensor
 
     # ---- what it is ------------------------------------------------------------------------------------------
@@ -162,7 +162,8 @@ class Tensor:
         if not self.is_leaf:
             raise RuntimeError(f"deepcopy: a tensor computed by {self.node} cannot be copied with its graph")
         other = type(self).__new__(type(self))
-        other.array, other._version, other.node, other._leaf = self.array.copy(), [0], None, None
+        other.array, other._version = self.array.copy(), [0]
+        other.node = other._leaf = other._prepared = None
         other.grad = None if self.grad is None else self.grad.copy()
         other.requires_grad = self.requires_grad
         return other
@@ -177,7 +178,7 @@ class Tensor:
 
     @contextmanager
     def writing(self) -> Iterator[Array]:
-        """`with t.writing() as array:` hands out the writable array and counts one version.
+        """`with t.writing() as array:` hands out the writable array and counts one version, when the block ends.
 
         RuntimeError on a tensor that an op computed: its graph would no longer describe its values.
         """
@@ -188,14 +189,15 @@ class Tensor:
             )
         if not self.array.flags.writeable:
             raise ValueError("writing: the memory behind this tensor is read-only; write to a copy, Tensor(t)")
+        slot, self._prepared = self._prepared, False  # nothing is prepared from values that come and go
         try:
             yield self.array
         finally:
-            self._version[0] += 1
+            self._prepared, self._version[0] = slot, self._version[0] + 1
 
     def replace(self, array: Array) -> None:
         """Other memory of the same shape, as a write; the gradient is dropped."""
-        self.array, self.grad, self._version = array, None, [self.version + 1]
+        self.array, self.grad, self._prepared, self._version = array, None, None, [self.version + 1]
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if autograd.is_recording() and (self.requires_grad or getattr(value, "requires_grad", False)):

@@ -1,4 +1,4 @@
-"""Settings of all tests, and a watch over the two process-wide switches."""
+"""Settings of all tests, and a watch over the three process-wide switches."""
 
 import contextlib
 import importlib
@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 
 import minigan as mg
+from minigan.kernels.conv2d import algorithm
 
 # Numba's cache folder is chosen now, before a test gives itself another XDG_CACHE_HOME.
 with contextlib.suppress(ImportError):
@@ -24,3 +25,16 @@ def switches_are_left_as_found() -> Iterator[None]:
     yield
     assert mg.is_recording(), "the test left recording switched off"
     assert mg.kernels.backend() == "auto", "the test left another kernel backend selected"
+    assert algorithm._setting == "auto", "the test left another algorithm for convolutions set"
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The number of threads that kernels run on."""
+    numba = pytest.importorskip("numba")
+    if request.param > numba.config.NUMBA_NUM_THREADS:
+        pytest.skip("this machine has one core")
+    before = numba.get_num_threads()
+    numba.set_num_threads(request.param)
+    yield request.param
+    numba.set_num_threads(before)

@@ -25,8 +25,8 @@ def taps(g: Geometry) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
             yield u, v, (slice(None), rows, columns)
 
 
-def conv2d(x: Array, w: Array, g: Geometry, out: Array | None = None) -> Array:
-    """x (N, H, W, C), w (KH, KW, C, O) -> y (N, OH, OW, O)."""
+def conv2d(x: Array, w: Array, g: Geometry, out: Array | None = None, prepared: object = None) -> Array:
+    """x (N, H, W, C), w (KH, KW, C, O) -> y (N, OH, OW, O). Prepares nothing."""
     (ph, pw), shape = g.padding, (len(x), *g.y_size, w.shape[3])
     y = np.empty(shape, x.dtype) if out is None else out
     y[...] = 0
@@ -36,8 +36,8 @@ def conv2d(x: Array, w: Array, g: Geometry, out: Array | None = None) -> Array:
     return y
 
 
-def conv_transpose2d(y: Array, w: Array, g: Geometry, out: Array | None = None) -> Array:
-    """y (N, OH, OW, O), w (KH, KW, C, O) -> x (N, H, W, C)."""
+def conv_transpose2d(y: Array, w: Array, g: Geometry, out: Array | None = None, prepared: object = None) -> Array:
+    """y (N, OH, OW, O), w (KH, KW, C, O) -> x (N, H, W, C). Prepares nothing."""
     (ph, pw), (h, w_) = g.padding, g.x_size
     padded = np.zeros((len(y), h + 2 * ph, w_ + 2 * pw, w.shape[2]), y.dtype)
     for u, v, window in taps(g):
@@ -53,5 +53,5 @@ def conv2d_weight(x: Array, y: Array, g: Geometry, out: Array | None = None) -> 
     w = np.empty((*g.window, C, O), x.dtype) if out is None else out
     padded = np.pad(x, ((0, 0), (ph, ph), (pw, pw), (0, 0)))
     for u, v, window in taps(g):
-        w[u, v] = padded[window].reshape(-1, C).T @ y.reshape(-1, O)
+        w[u, v] = np.tensordot(padded[window], y, ((0, 1, 2), (0, 1, 2)))
     return w

@@ -21,19 +21,19 @@ Pair = int | tuple[int, int]
 class Trilinear(Function):
     saves_inputs = True
 
-    def __init__(self, geometry: Geometry) -> None:
-        self.geometry = geometry
+    def __init__(self, geometry: Geometry, prepared: kernels.Prepared | None = None) -> None:
+        self.geometry, self.prepared = geometry, prepared
 
 
 class Conv2d(Trilinear):
     """dT/dy: x (N, H, W, C), w (KH, KW, C, O) -> y (N, OH, OW, O)."""
 
     def forward(self, x: Array, w: Array) -> Array:
-        return np.asarray(kernels.conv2d(x, w, self.geometry))
+        return np.asarray(kernels.conv2d(x, w, self.geometry, prepared=self.prepared))
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
         x, w = self.inputs
-        gx = ConvTranspose2d(self.geometry)(gy, w) if self.needs[0] else None
+        gx = ConvTranspose2d(self.geometry, _slot(w))(gy, w) if self.needs[0] else None
         gw = Conv2dWeight(self.geometry)(x, gy) if self.needs[1] else None
         return gx, gw
 
@@ -42,11 +42,11 @@ class ConvTranspose2d(Trilinear):
     """dT/dx: y (N, OH, OW, O), w (KH, KW, C, O) -> x (N, H, W, C)."""
 
     def forward(self, y: Array, w: Array) -> Array:
-        return np.asarray(kernels.conv_transpose2d(y, w, self.geometry))
+        return np.asarray(kernels.conv_transpose2d(y, w, self.geometry, prepared=self.prepared))
 
     def backward(self, gx: Tensor) -> tuple[Tensor | None, ...]:
         y, w = self.inputs
-        gy = Conv2d(self.geometry)(gx, w) if self.needs[0] else None
+        gy = Conv2d(self.geometry, _slot(w))(gx, w) if self.needs[0] else None
         gw = Conv2dWeight(self.geometry)(gx, y) if self.needs[1] else None
         return gy, gw
 
@@ -62,6 +62,19 @@ class Conv2dWeight(Trilinear):
         gx = ConvTranspose2d(self.geometry)(y, gw) if self.needs[0] else None
         gy = Conv2d(self.geometry)(x, gw) if self.needs[1] else None
         return gx, gy
+
+
+def _slot(w: Tensor) -> kernels.Prepared | None:
+    """Room for what kernels make of w, once a version: beside a leaf that can be trained, which serves many calls.
+
+    None while it is being written to, and where others could write to its memory.
+    """
+    if w._leaf is None or w._prepared is False or not w.array.flags.owndata:
+        return None
+    if w._prepared is None:
+        w._prepared = kernels.Prepared()
+    slot: kernels.Prepared = w._prepared.at(w.version)
+    return slot
 
 
 def pair(name: str, option: str, value: Pair, least: int) -> tuple[int, int]:
@@ -119,7 +132,7 @@ def conv2d(
     geometry = Geometry(steps, pads, w.shape[:2], x.shape[1:3])
     if min(geometry.y_size) < 1:
         raise ValueError(f"conv2d: the window {w.shape[:2]} is larger than x {x.shape} with padding {pads}")
-    return _add_bias("conv2d", Conv2d(geometry)(x, w), bias)
+    return _add_bias("conv2d", Conv2d(geometry, _slot(w))(x, w), bias)
 
 
 def conv_transpose2d(
@@ -146,7 +159,8 @@ def conv_transpose2d(
     h, v = ((y.shape[1 + i] - 1) * steps[i] - 2 * pads[i] + w.shape[i] + extra[i] for i in (0, 1))
     if h < 1 or v < 1:
         raise ValueError(f"conv_transpose2d: padding {pads} leaves nothing of y {y.shape} and the window {w.shape[:2]}")
-    return _add_bias("conv_transpose2d", ConvTranspose2d(Geometry(steps, pads, w.shape[:2], (h, v)))(y, w), bias)
+    geometry = Geometry(steps, pads, w.shape[:2], (h, v))
+    return _add_bias("conv_transpose2d", ConvTranspose2d(geometry, _slot(w))(y, w), bias)
 
 
 def conv2d_weight(x: Any, y: Any, window: Pair, stride: Pair = 1, padding: Pair = 0) -> Tensor:
@@ -160,3 +174,19 @@ def conv2d_weight(x: Any, y: Any, window: Pair, stride: Pair = 1, padding: Pair 
     if x.shape[0] != y.shape[0] or y.shape[1:3] != geometry.y_size:
         raise ValueError(f"{name}: x {x.shape} with this geometry gives y {geometry.y_size}, but y is {y.shape}")
     return Conv2dWeight(geometry)(x, y)
+
+
+def explain_conv(x: Any, w: Any, stride: Pair = 1, padding: Pair = 0) -> None:
+    """Prints which algorithm computes a convolution, its transposed one and its weight gradient, and why.
+
+    x (N, H, W, C) and w (KH, KW, C, O): tensors, arrays or just their shapes. `set_conv_algorithm` overrules it.
+    """
+    x_shape, w_shape = (tuple(getattr(a, "shape", a)) for a in (x, w))
+    name = "explain_conv"
+    if len(x_shape) != 4 or len(w_shape) != 4 or x_shape[3] != w_shape[2]:
+        raise ValueError(f"{name}: x must be (N, H, W, C) and w (KH, KW, C, O), but are {x_shape} and {w_shape}")
+    steps, pads = pair(name, "stride", stride, 1), pair(name, "padding", padding, 0)
+    geometry = Geometry(steps, pads, w_shape[:2], x_shape[1:3])
+    if min(geometry.y_size) < 1:
+        raise ValueError(f"{name}: the window {w_shape[:2]} is larger than x {x_shape} with padding {pads}")
+    print(kernels.explain_conv(x_shape[0], *w_shape[2:], geometry))
