@@ -1,6 +1,7 @@
 # make train   install into .venv and train a GAN on MNIST
 # make test    install into .venv and run the tests
 # make lint    ruff and mypy --strict
+# make bench   install into .venv and time the kernels on the smallest nets, briefly
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -15,6 +16,9 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/kernels.py --filter 28px --rounds 5 $(ARGS)
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info
 
@@ -28,4 +32,4 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install -q -e '.[test]'
 	touch $@
 
-.PHONY: train test lint clean
+.PHONY: train test lint bench clean
