@@ -2,8 +2,8 @@
 
 Each result is first compared with one computed in float64. Then come rounds; a round times every row once, in an
 order of its own, and within a row one call of each contender after the other, in an order of its own: whatever else the
-machine does in that second, it does to all of them. 64 MB of other memory are read before each call, so that it finds
-the caches as a training step would. Compare within one run only.
+machine does in that second, it does to all of them. 64 MB of other memory are read before each call, which leaves
+little of its data in the caches. Compare within one run only.
 """
 
 # First: see there.

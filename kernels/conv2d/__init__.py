@@ -7,5 +7,8 @@
     conv2d_weight(x, y)    = dT/dw   (KH, KW, C, O)   the gradient of both with respect to their weight
 
 T is linear in each argument, so each operation's two gradients are the other two operations, and three kernels serve
-every order of differentiation. Read geometry.py, reference.py, then cpu.py.
+every order of differentiation.
+
+Read geometry.py, reference.py and cpu.py; then the algorithms: direct.py, which serves every geometry, few_channels.py,
+and algebra.py, transform.py, winograd.py, in this order. algorithm.py chooses among them.
 """

@@ -26,8 +26,8 @@ In two dimensions every matrix is applied to the rows and then to the columns: t
 (Winograd, "Arithmetic Complexity of Computations", 1980; Lavin and Gray, "Fast Algorithms for Convolutional Neural
 Networks", 2016; with the points of Toom, 1963, and Cook, 1966.)
 
-The points decide the rounding error, since their powers do: few, small and of both signs is best. Measured over many
-choices, the ones below cost 2 (t = 3, 4) to 10 (t = 5, 6) times the error of the direct sum.
+The points decide the rounding error, since errors are multiplied by their powers: small ones, of both signs, and with
+each its inverse, do best (benchmarks/rounding.py compares some).
 """
 
 import functools
@@ -47,10 +47,10 @@ class Matrices(NamedTuple):
 
 
 @functools.cache
-def matrices(m: int, r: int) -> Matrices:
-    """A (t, m), B (t, t) and G (t, r) of F(m, r), t = m + r - 1 from 3 to 6, in float64."""
+def matrices(m: int, r: int, points: tuple[float, ...] | None = None) -> Matrices:
+    """A (t, m), B (t, t) and G (t, r) of F(m, r), t = m + r - 1, in float64; by default with POINTS, t from 3 to 6."""
     t = m + r - 1
-    z = np.array(POINTS[t], np.float64)
+    z = np.array(points or POINTS[t], np.float64)
     A, B, G = np.zeros((t, m)), np.zeros((t, t)), np.zeros((t, r))
     A[:-1], G[:-1] = np.vander(z, m, increasing=True), np.vander(z, r, increasing=True)
     A[-1, -1] = G[-1, -1] = 1

@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 from ..jit import get_num_threads, njit, prange
 from ..loops import aligned, flat, up
 from ..prepared import Prepared
-from ..simd import MR, columns, gemm_tile
+from ..simd import MR, VECTORS, columns, gemm_tile
 from .algebra import POINTS, matrices
 from .algorithm import phase_window
 from .geometry import Geometry
@@ -100,6 +100,12 @@ def _multiples(table: Array, at: int, count: int, step: int) -> None:
         table[at + p] = p * step
 
 
+@njit(cache=True)
+def _place(tile: int, down: int, across: int, m: int) -> tuple[int, int, int]:
+    """Image, row and column of a tile's first output; an image has down x across tiles of m x m."""
+    return tile // (down * across), tile // across % down * m, tile % across * m
+
+
 # ---- templates: one thread's share -------------------------------------------------------------------------------
 
 
@@ -107,7 +113,7 @@ def _sweep(
     p: Array, p_table: Array, p_at: int, p_shift: int, channels: int, q: Array, q_table: Array, q_at: int, q_shift: int
 ) -> None:
     """`transform` over the channels of one tile."""
-    c, lanes = 0, columns(q) // 2
+    c, lanes = 0, columns(q) // VECTORS
     while c + lanes <= channels:
         vector(p, p_table, p_at, p_shift + c, q, q_table, q_at, q_shift + c)
         c += lanes
@@ -128,7 +134,7 @@ def _sweep_add(
     q_shift: int,
     sum_at: int,
 ) -> None:
-    c, lanes = 0, columns(q) // 2
+    c, lanes = 0, columns(q) // VECTORS
     while c + lanes <= channels:
         vector(p, p_table, p_at, p_shift + c, q, q_table, q_at, q_shift + c, q_table, sum_at)
         c += lanes
@@ -167,14 +173,14 @@ def _forward_share(x: Array, u: Array, y: Array, shapes: Shapes, room: Room, thr
     for block in range(first, last, BLOCK):
         count = min(BLOCK, last - block)
         for t in range(count):
-            n, i, j = (block + t) // (down * across), (block + t) // across % down * M, (block + t) % across * M
+            n, i, j = _place(block + t, down, across, M)
             for a in range(step):
                 for b in range(step):
                     _square(tables, at, T, n, step * i + a + top, step * j + b + left, step, H, W, C, outside)
                     x_to_v(x, tables, at, 0, C, v, tables, v_at, v0 + t * ldv + (a * step + b) * C)
         _products(v, v0, ldv, count, u, K, OP, m, m0, ldm)
         for t in range(count):
-            n, i, j = (block + t) // (down * across), (block + t) // across % down * M, (block + t) % across * M
+            n, i, j = _place(block + t, down, across, M)
             _square(tables, y_at, M, n, i, j, 1, OH, OW, O, over)
             m_to_y(m, tables, m_at, m0 + t * ldm, O, y, tables, y_at, 0)
 
@@ -195,12 +201,12 @@ def _transposed_share(y: Array, u: Array, x: Array, shapes: Shapes, room: Room, 
     for block in range(first, last, BLOCK):
         count = min(BLOCK, last - block)
         for t in range(count):
-            n, i, j = (block + t) // (down * across), (block + t) // across % down * M, (block + t) % across * M
+            n, i, j = _place(block + t, down, across, M)
             _square(tables, at, M, n, i, j, 1, OH, OW, O, outside)
             y_to_v(y, tables, at, 0, O, v, tables, v_at, v0 + t * ldv)
         _products(v, v0, ldv, count, u, O, step * step * CP, m, m0, ldm)
         for t in range(count):
-            n, i, j = (block + t) // (down * across), (block + t) // across % down * M, (block + t) % across * M
+            n, i, j = _place(block + t, down, across, M)
             for a in range(step):
                 for b in range(step):
                     _square(tables, at, T, n, step * i + a + top, step * j + b + left, step, H, W, C, over)
@@ -235,7 +241,7 @@ def _weight_inputs(
     x_outside, y_outside = distance(x, zeros), distance(y, zeros)
     count = last - first
     for t in range(count * thread // threads, count * (thread + 1) // threads):
-        n, i, j = (first + t) // (down * across), (first + t) // across % down * M, (first + t) % across * M
+        n, i, j = _place(first + t, down, across, M)
         for a in range(step):
             for b in range(step):
                 _square(tables, at, T, n, step * i + a + top, step * j + b + left, step, H, W, C, x_outside)
