@@ -144,7 +144,8 @@ def test_figures_of_a_row(bench: ModuleType, every: dict[str, Any]) -> None:
     means = bench.summary([row, other]).splitlines()
     assert means[1].split() == ["64px", "width", "64", "1.00", "(0.50)", "1.00", "(0.50)", "-", "-", "-"]
     assert means[2].split() == ["64px", "middle", "layers", "width", "64,", "conv2d", "1.00", "(0.50)"]
-    assert bench.markdown([row]).splitlines()[-1].startswith("| 64px conv2d forward 128->256 | 2.00 | 0.50 | 4.00 | 2.00 |")
+    last = bench.markdown([row]).splitlines()[-1]
+    assert last.startswith("| 64px conv2d forward 128->256 | 2.00 | 0.50 | 4.00 | 2.00 |")
 
 
 def test_the_program_writes_what_it_measured(tmp_path: Path) -> None:
