@@ -40,7 +40,9 @@ class Value:
         self.array = np.asarray(array)
         self.edges = [(parent, vjp) for parent, vjp in edges if parent.requires_grad]
         self.requires_grad = requires_grad or bool(self.edges)
-        self.version: list[int] = edges[0][0].version if view else [0]  # views have one version together
+        # Views have one version together. Some indices and reshapes make copies.
+        view = view and np.may_share_memory(array, edges[0][0].array)
+        self.version: list[int] = edges[0][0].version if view else [0]
         self.saved: list[tuple[list[int], int]] = []
         self.freed, self.retained = False, False
         self.grad: Array | None = None

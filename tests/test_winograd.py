@@ -570,7 +570,8 @@ def test_weights_are_transformed_once_a_version(
         run(layer, x)
         run(layer, x)
         assert transformed == {(m, False): 2, (m, True): 2}
-        assert addresses(slot_of(layer)) == memory
+        if change is not replace:  # which drops the slot
+            assert addresses(slot_of(layer)) == memory
         assert_equals_direct(layer, x)
 
 
