@@ -117,7 +117,7 @@ def explain_conv(N: int, C: int, O: int, g: Geometry) -> str:
         estimate = f"{cost(algorithm, N, C, O, g) / 1e6:10,.1f}" if fits or algorithm == "direct" else "does not fit"
         lines.append(f"  {algorithm:9}  {estimate:>12}{'  <-' if algorithm == chosen else ''}")
     if _setting != "auto":
-        lines[-1] += f"\n  set_conv_algorithm({_setting!r}) is in force"
+        lines.append(f"  set_conv_algorithm({_setting!r}) is in force")
     if backend() == "reference" or not numba_available():
-        lines[-1] += "\n  but the reference kernels are running, which have one algorithm"
+        lines.append("  but the reference kernels are running, which have one algorithm")
     return "\n".join(lines)
