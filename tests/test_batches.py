@@ -1,6 +1,16 @@
-"""Batches: every image once an epoch, in an order of the seed alone. Resizing, against SciPy, PyTorch and itself."""
+"""Batches: every image once an epoch, in an order of the seed alone; the thread that resizes them ahead.
 
+Resizing, against SciPy, PyTorch and itself.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +20,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from minigan.data import batches, resize
+from minigan.data.prefetch import prefetch
 from minigan.random import Generator
 
 Array = Any
@@ -120,6 +131,101 @@ def test_batches_refuse_other_numbers_than_bytes() -> None:
         batches(np.zeros((4, 5, 5)), 2, Generator(0, "data"))
 
 
+# ---- in the background ----------------------------------------------------------------------------------------------
+
+
+def test_resized_batches_are_those_of_the_seed() -> None:
+    images, generator, order = pictures(11, 6, 6), Generator(0, "data"), Generator(0, "data")
+    stream = batches(images, 4, generator, 9)
+    for _ in range(3):
+        assert generator.counter == order.counter  # an epoch is drawn when its first batch is asked for
+        epoch = order.permutation(11)
+        for i in (0, 4):
+            expected = resize(images[epoch[i : i + 4]], 9) / np.float32(127.5) - np.float32(1)
+            np.testing.assert_array_equal(next(stream), expected)
+            assert generator.counter == order.counter
+
+
+def in_background() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
+def test_only_the_function_runs_in_the_thread() -> None:
+    """Which is NumPy alone. Kernels, as the one that draws an epoch, run in the consumer's."""
+    items = (threading.current_thread() for _ in range(4))
+    for here, there in prefetch(lambda item: (item, threading.current_thread()), items):
+        assert here is threading.current_thread() is not there
+
+
+def test_the_next_result_is_computed_meanwhile() -> None:
+    started = [threading.Event() for _ in range(4)]
+    stream = prefetch(lambda i: started[i].set() or i, range(4))  # type: ignore[func-returns-value]
+    for i in stream:
+        assert i == 3 or started[i + 1].wait(10)
+        assert not any(event.is_set() for event in started[i + 2 :])
+    assert list(prefetch(abs, [])) == []
+
+
+def test_exceptions_are_raised_where_the_result_is_due() -> None:
+    stream = prefetch(lambda x: 1 // x, [1, 1, 0, 1])
+    assert [next(stream), next(stream)] == [1, 1]
+    with pytest.raises(ZeroDivisionError, match="^integer division or modulo by zero$"):
+        next(stream)
+    assert list(stream) == []
+
+
+@pytest.mark.parametrize("end", ["exhausted", "closed", "dropped", "failed"])
+def test_the_thread_ends_with_the_iterator(end: str) -> None:
+    stream: Any = prefetch(lambda x: 1 // x, [1, 1, 0 if end == "failed" else 1])
+    next(stream)
+    (thread,) = in_background()
+    if end == "closed":
+        stream.close()
+    elif end == "dropped":
+        del stream
+    else:
+        with suppress(ZeroDivisionError):
+            list(stream)
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+ENDS = """
+import os, signal, sys
+from minigan.data.prefetch import prefetch
+stream = prefetch(abs, range(-9, 0))
+print(next(stream), flush=True)
+if sys.argv[1] == "interrupt":
+    os.kill(os.getpid(), signal.SIGINT)
+if sys.argv[1] == "fork":
+    if os.fork() == 0:
+        next(stream)
+    print(os.wait()[1] >> 8, next(stream))
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "output", "error"),
+    [
+        ("exit", 0, "9\n", None),
+        ("interrupt", -signal.SIGINT, "9\n", "KeyboardInterrupt"),
+        (
+            *("fork", 0, "9\n1 8\n"),
+            "RuntimeError: prefetch: this iterator was begun before a fork; make a new one in this process",
+        ),
+    ],
+)
+def test_a_process_ends_with_its_iterator_unfinished(end: str, code: int, output: str, error: str | None) -> None:
+    if os.name == "nt" and end != "exit":
+        pytest.skip("Windows has neither signals nor forks")
+    command = [sys.executable, "-W", "ignore", "-c", ENDS, end]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (code, output), done.stderr
+    assert done.stderr.splitlines()[-1:] == ([error] if error else [])
+    assert done.stderr.count("Traceback") == bool(error)
+
+
 # ---- resize ---------------------------------------------------------------------------------------------------------
 
 
@@ -185,6 +291,14 @@ def test_resize_of_any_shape(height: int, width: int, size: int, channels: int |
     np.testing.assert_allclose(resize(np.full_like(images, 200), size), 200, rtol=1e-6)
     mirrored = resize(images[:, ::-1, ::-1], size)
     np.testing.assert_allclose(mirrored[:, ::-1, ::-1], resized, atol=1e-3)
+
+
+def test_resize_of_many_is_that_of_each() -> None:
+    """It takes a few at a time."""
+    images = pictures(21, 28, 30, 3)
+    each = [resize(image[None], 64)[0] for image in images]
+    np.testing.assert_array_equal(resize(images, 64), each)
+    assert resize(images[:0], 64).shape == (0, 64, 64, 3)
 
 
 @pytest.mark.parametrize(("shape", "size"), [((5, 5), 4), ((2, 0, 3), 4), ((2, 5, 5), 0), ((1, 2, 5, 5, 3), 4)])

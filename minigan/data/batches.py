@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..random import Generator
+from .prefetch import prefetch
 
 Array = NDArray[Any]
 
@@ -14,8 +15,9 @@ Array = NDArray[Any]
 def batches(images: Array, batch_size: int, generator: Generator, image_size: int | None = None) -> Iterator[Array]:
     """Endless batches of float32 (batch_size, H, W, C) in [-1, 1] from uint8 images (N, H, W) or (N, H, W, C).
 
-    Every epoch is a new permutation from `generator`; the last, partial batch is left out. With `image_size`, square
-    images are resized to it, each batch as it is drawn; those that have it already pass as they are.
+    Every epoch is a new permutation from `generator`, drawn when its first batch is asked for; the last, partial batch
+    is left out. With `image_size`, square images are resized to it, each batch by a thread while the one before is in
+    use; those that have it already pass as they are.
     TypeError if the images are not bytes; ValueError if a batch is larger than the data, or if images that shall be
     resized are not square.
     """
@@ -35,15 +37,24 @@ def batches(images: Array, batch_size: int, generator: Generator, image_size: in
 
 
 def _batches(images: Array, batch_size: int, generator: Generator, image_size: int) -> Iterator[Array]:
+    ahead = map if images.shape[1] == image_size else prefetch  # a thread costs more than only scaling does
     while True:
         order = generator.permutation(len(images))
-        for start in range(0, len(images) - batch_size + 1, batch_size):
-            batch = images[order[start : start + batch_size]].astype(np.float32)
-            if batch.ndim == 3:
-                batch = batch[..., None]
-            if batch.shape[1] != image_size:
-                batch = resize(batch, image_size)
-            yield batch / np.float32(127.5) - np.float32(1)
+        starts = range(0, len(images) - batch_size + 1, batch_size)
+        picks = [order[start : start + batch_size] for start in starts]
+        yield from ahead(lambda pick: _prepared(images[pick], image_size), picks)
+
+
+def _prepared(images: Array, image_size: int) -> Array:
+    """Bytes (N, H, W) or (N, H, W, C) -> float32 (N, H, W, C) in [-1, 1], resized to squares unless H fits."""
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.shape[1] != image_size:
+        images = resize(images, image_size)
+    batch = images.astype(np.float32, copy=False)  # new either way: resized, or bytes before
+    batch /= np.float32(127.5)
+    batch -= np.float32(1)
+    return batch
 
 
 def resize(images: Array, size: int) -> Array:
@@ -58,17 +69,29 @@ def resize(images: Array, size: int) -> Array:
         images = images[..., None]
     if images.ndim != 4 or 0 in images.shape[1:3] or size < 1:
         raise ValueError(f"resize: takes images (N, H, W, C) to a size of 1 or more, not {images.shape} to {size}")
-    if images.dtype.kind != "f":
-        images = images.astype(np.float32)
-    for axis in (1, 2):
-        pixels, weights = _taps(images.shape[axis], size)
-        weights = weights.astype(images.dtype).reshape((-1, size, 1, 1) if axis == 1 else (-1, size, 1))
-        # No matrix product: the threads of BLAS and those of the kernels would wait for each other.
-        resized = images.take(pixels[0], axis) * weights[0]
-        for pixel, weight in zip(pixels[1:], weights[1:], strict=True):
-            resized += images.take(pixel, axis) * weight
-        images = resized
-    return images
+    dtype = images.dtype if images.dtype.kind == "f" else np.dtype(np.float32)
+    N, H, W, C = images.shape
+    down, across = _taps(H, size), _taps(W, size)
+    # A few at a time: their arrays stay in the cache, and are too small for malloc to ask the system for each of them.
+    few = max((1 << 15) // (size * max(W, size)), 1)
+    resized = np.empty((N, size, size, C), dtype)
+    for i in range(0, N, few):
+        part = images[i : i + few].astype(dtype, copy=False)
+        resized[i : i + few] = _weighted(_weighted(part, 1, *down), 2, *across)
+    return resized
+
+
+def _weighted(images: Array, axis: int, pixels: Array, weights: Array) -> Array:
+    """Images (N, H, W, C) whose pixels along `axis`, 1 or 2, are the sums over `_taps`."""
+    weights = weights.astype(images.dtype).reshape(*weights.shape, *[1] * (3 - axis))
+    # No matrix product: the threads of BLAS and those of the kernels would wait for each other.
+    total: Array = images.take(pixels[0], axis)
+    total *= weights[0]
+    for pixel, weight in zip(pixels[1:], weights[1:], strict=True):
+        term = images.take(pixel, axis)
+        term *= weight
+        total += term
+    return total
 
 
 def _taps(n: int, size: int) -> tuple[Array, Array]:
