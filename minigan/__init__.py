@@ -13,6 +13,7 @@ from .gradcheck import check_recorded, gradcheck, gradgradcheck
 from .kernels import set_conv_algorithm
 from .ops import *  # noqa: F403 - the table of contents of ops/ is ops.__all__
 from .ops.conv import explain_conv
+from .profile import profile
 from .random import manual_seed
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "no_grad",
     "ones",
     "optim",
+    "profile",
     "random",
     "rederive",
     "set_conv_algorithm",
