@@ -195,7 +195,7 @@ def updates_of_d(s: Settings, images: int) -> list[int]:
 def main() -> int:
     s, args = arguments()
     if minigan.kernels.first_run():
-        print("The first step compiles the kernels, once: up to a minute.")
+        print("The first step compiles the kernels, once: about half a minute.")
     if args.out:
         check_new(Path(args.out))
     data = get_data(args.data, s.image_size)

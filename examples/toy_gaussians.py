@@ -191,7 +191,7 @@ def main() -> None:
     run.write_json("config.json", {**vars(args), "out": str(run.path), "minigan": minigan.__version__})
     print(f"{mixture.name}: {len(mixture.means)} modes of sigma {mixture.sigma:.4f}; watch {run.path}/toy.png")
     if minigan.kernels.first_run():
-        print("The first step compiles the kernels, once: up to a minute.")
+        print("The first step compiles the kernels, once: about half a minute.")
     x, perfect = mixture.sample(PAIRED, fresh), mixture.sample(SCORED, fresh)
     try:
         exact_w1(x[:1], x[:1])

@@ -6,8 +6,10 @@ parallel, and equal to the reference up to rounding (tests/test_kernels.py enume
 to see whether a kernel is to blame; `use("cpu")` insists on the Numba kernels and raises where they cannot run.
 """
 
+import functools
 import importlib
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,16 +45,24 @@ class Kernel:
         return f"Kernel({self.name}: {', '.join(('reference', *self.compiled))})"
 
     def implementation(self, backend: str) -> Callable[..., Any]:
-        """The function that `backend` ("reference" or "cpu") runs for this kernel; ImportError if it cannot."""
+        """The function that `backend` ("reference" or "cpu") runs for this kernel.
+
+        ImportError without Numba; RuntimeError in a process that was forked from one with kernels' threads.
+        """
         module = backend if backend in self.compiled else "reference"
+        if module != "reference" and _refusal:
+            raise RuntimeError(f"{self.name}: {_refusal}")
         imported = importlib.import_module(f"{__package__}.{self.folder}.{module}")
         function: Callable[..., Any] = getattr(imported, self.name)
         return function
 
     def _choose(self) -> Callable[..., Any]:
         backend = ("cpu" if numba_available() else "reference") if _backend == "auto" else _backend
-        self._chosen = self.implementation(backend)
-        return self._chosen
+        chosen = self.implementation(backend)
+        if backend in self.compiled and not importlib.import_module(f"{__package__}.jit").shared_safely():
+            chosen = _one_at_a_time(chosen)
+        self._chosen = chosen
+        return chosen
 
 
 def backend() -> str:
@@ -83,6 +93,30 @@ def _select(name: str) -> None:
     _backend = name
     for kernel in KERNELS.values():
         kernel._chosen = None
+
+
+_refusal = ""
+
+
+def refuse(reason: str) -> None:
+    """From now on compiled kernels raise RuntimeError, with this reason."""
+    global _refusal
+    _refusal = reason
+    _select(_backend)
+
+
+_lock = threading.RLock()
+
+
+def _one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` under a lock that all compiled kernels share."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _lock:
+            return function(*args, **kwargs)
+
+    return run
 
 
 def first_run() -> bool:

@@ -11,17 +11,28 @@ after a fraction of a millisecond. `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` overrid
 
 import atexit
 import contextlib
+import functools
 import hashlib
 import importlib
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 import numba
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, prange
 
-__all__ = ["get_num_threads", "njit", "prange"]
+from .dispatch import refuse
+from .memory import keep_freed
+
+__all__ = ["get_num_threads", "inner", "njit", "prange"]
+
+# Without the entry for callers in C that Numba compiles for each function.
+njit = functools.partial(numba.njit, no_cfunc_wrapper=True)
+
+inner = functools.partial(njit, no_cpython_wrapper=True)
+"""`njit` for what only compiled code calls: without the entry for Python, either. Called from Python it crashes."""
 
 
 def _source_hash() -> str:
@@ -35,10 +46,11 @@ def _cache_folder() -> str:
     """In the user's cache; where no home can be written to, a temporary folder of this process."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = os.path.join(base, "minigan", f"numba-{_source_hash()}")
-    with contextlib.suppress(OSError):
-        os.makedirs(folder, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
+    if os.path.isabs(base):  # else there is no home, and "~" would become a folder right here
+        with contextlib.suppress(OSError):
+            os.makedirs(folder, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
     folder = tempfile.mkdtemp(prefix="minigan-numba-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -63,3 +75,29 @@ def _load_threads() -> None:
 
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     _load_threads()
+
+keep_freed()
+
+
+def shared_safely() -> bool:
+    """Whether Python threads may run kernels at once. On Numba's workqueue, its layer without OpenMP, they may not."""
+    try:
+        importlib.import_module("numba.np.ufunc.omppool")
+    except ImportError:
+        return False
+    return str(numba.config.THREADING_LAYER).lower() not in ("workqueue", "forksafe")
+
+
+def _after_fork() -> None:
+    """In a child process: where GNU OpenMP, which is that of Linux, has had threads, Numba would end the child."""
+    with contextlib.suppress(ValueError):  # no threads were started
+        if numba.threading_layer() == "omp" and sys.platform == "linux":
+            refuse(
+                "this process was forked from one that had run kernels on several threads, which do not survive a "
+                "fork; start it by multiprocessing.get_context('spawn'), or before the first kernel runs, or select "
+                "the NumPy kernels: minigan.kernels.use('reference')"
+            )
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

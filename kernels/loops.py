@@ -45,14 +45,16 @@ def flat(x: Array, *shape: int) -> Array:
 
     Aligned, too: compiled code counts in elements, from one array to another.
     """
-    view = np.require(x, requirements=("C", "A")).reshape(shape or -1)
+    if not (x.flags.c_contiguous and x.flags.aligned):
+        x = np.require(x, requirements=("C", "A"))
+    view = x.reshape(shape or -1)
     view.flags.writeable = False
     return view
 
 
-def aligned(size: int, dtype: np.dtype[Any]) -> Array:
-    """Zeros that begin at a cache line."""
-    raw = np.zeros(size * dtype.itemsize + 64, np.uint8)
+def aligned(size: int, dtype: np.dtype[Any], make: Callable[..., Array] = np.zeros) -> Array:
+    """An array of zeros, or of whatever `make` makes, that begins at a cache line."""
+    raw = make(size * dtype.itemsize + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size * dtype.itemsize].view(dtype)
 
@@ -65,11 +67,11 @@ def up(count: int, step: int) -> int:
 
 def check(op: str, *arrays: Array) -> None:
     """TypeError unless all are float32 or all float64; ValueError unless all have one shape."""
-    first = arrays[0]
+    dtype, shape = arrays[0].dtype, arrays[0].shape
     for array in arrays:
-        if array.dtype not in FLOATS or array.dtype != first.dtype:
+        if array.dtype not in FLOATS or array.dtype != dtype:
             raise TypeError(f"{op}: wants all float32 or all float64, not {_listed(a.dtype for a in arrays)}")
-        if array.shape != first.shape:
+        if array.shape != shape:
             raise ValueError(f"{op}: wants arrays of one shape, not {_listed(a.shape for a in arrays)}")
 
 

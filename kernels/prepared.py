@@ -1,5 +1,6 @@
 """Room beside a weight for what kernels make of it."""
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -12,29 +13,29 @@ class Prepared:
     """What kernels computed from one weight, for as long as its values stay the same.
 
     Opaque to everybody else: whoever owns the weight owns one of these, says `at(version)` before each use, and hands
-    it to the kernels that take `prepared=`. A new version makes the contents stale.
+    it to the kernels that take `prepared=`. A new version makes the contents stale. They are several times as large as
+    the weight: what was asked for so many times in the version before is let go after as many times in this one.
     """
 
     def __init__(self) -> None:
         self._version: int | None = None
         self._arrays: dict[Hashable, Array] = {}
-        self._valid: set[Hashable] = set()
+        self._uses: Counter[Hashable] = Counter()
+        self._expected: Counter[Hashable] = Counter()
 
     def at(self, version: int) -> "Prepared":
-        """This slot, emptied if the weight has another version than at the last call.
-
-        What nobody asked for in that version is forgotten; the rest of the memory is used again.
-        """
+        """This slot, emptied if the weight has another version than at the last call."""
         if version != self._version:
-            self._arrays = {key: array for key, array in self._arrays.items() if key in self._valid}
-            self._version, self._valid = version, set()
+            self._version, self._expected, self._uses = version, self._uses, Counter()
+            self._arrays.clear()
         return self
 
-    def get(self, key: Hashable, allocate: Callable[[], Array], compute: Callable[[Array], None]) -> Array:
-        """The array that `compute` fills, filled once a version."""
-        if key not in self._valid:
-            if key not in self._arrays:
-                self._arrays[key] = allocate()
-            compute(self._arrays[key])
-            self._valid.add(key)
-        return self._arrays[key]
+    def get(self, key: Hashable, compute: Callable[[], Array]) -> Array:
+        """What `compute` makes; made once a version, unless it is asked for more often than in the one before."""
+        self._uses[key] += 1
+        array = self._arrays.pop(key, None)
+        if array is None:
+            array = compute()
+        if self._uses[key] != self._expected[key]:
+            self._arrays[key] = array
+        return array

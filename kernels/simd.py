@@ -32,7 +32,7 @@ from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic, overload
 from numba.np.arrayobj import make_array
 
-from .jit import njit
+from .jit import inner, njit
 
 VECTORS = 2
 INDEX = ir.IntType(64)
@@ -218,7 +218,7 @@ def _emit_tile(
     return context.get_dummy_value()
 
 
-@njit(cache=True)
+@inner(cache=True)
 def _plain_tile(
     a: Any, a0: int, a_row: int, a_k: int, b: Any, b0: int, c: Any, c0: int, ldc: int, k: int, add: bool
 ) -> None:
@@ -234,7 +234,7 @@ def _plain_tile(
                 c[row + j] += element * b[b0 + s * width + j]
 
 
-@njit(cache=True)
+@inner(cache=True)
 def _indirect_plain_tile(
     a: Any,
     a0: int,

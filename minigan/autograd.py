@@ -192,18 +192,18 @@ class Function(Node):
         )
 
 
-def as_tensors(name: str, inputs: Sequence[Any]) -> list[Tensor]:
+def as_tensors(name: str, inputs: Sequence[Any]) -> Sequence[Tensor]:
     """Wraps numbers, lists and arrays. Numbers take the dtype of the tensors beside them; tensors must agree."""
-    dtype = None
-    for x in inputs:
-        if isinstance(x, (Tensor, np.ndarray)):
-            if dtype is None:
-                dtype = x.dtype
-            elif x.dtype != dtype:
-                raise TypeError(f"{name}: dtypes {dtype} and {x.dtype} do not mix; convert one with .astype(...)")
-    if dtype is not None and dtype.kind in "iub" and any([isinstance(x, float) and not x.is_integer() for x in inputs]):
-        raise TypeError(f"{name}: a number with decimals does not mix with {dtype}; convert with .astype(...)")
-    return [x if isinstance(x, Tensor) else Tensor(x, dtype=dtype) for x in inputs]
+    first = getattr(inputs[0], "dtype", None) if inputs else None
+    if all([isinstance(x, Tensor) and x.array.dtype is first for x in inputs]):  # nearly always, and nothing to do
+        return inputs
+    dtypes = [x.dtype for x in inputs if isinstance(x, (Tensor, np.ndarray))]
+    if any([dtype != dtypes[0] for dtype in dtypes]):
+        mixed = " and ".join(map(str, dict.fromkeys(dtypes)))
+        raise TypeError(f"{name}: dtypes {mixed} do not mix; convert one with .astype(...)")
+    if dtypes and dtypes[0].kind in "iub" and any([isinstance(x, float) and not x.is_integer() for x in inputs]):
+        raise TypeError(f"{name}: a number with decimals does not mix with {dtypes[0]}; convert with .astype(...)")
+    return [x if isinstance(x, Tensor) else Tensor(x, dtype=dtypes[0] if dtypes else None) for x in inputs]
 
 
 # ---- differentiation ----------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ own through each of them, and rows are sorted and moved until the arrows are sho
 """
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from itertools import pairwise
 from statistics import fmean
-from xml.sax.saxutils import escape
 
 from .autograd import Leaf, Node
 from .tensor import Tensor
@@ -80,7 +80,7 @@ def svg(y: Tensor, names: Mapping[str, Tensor] | None = None) -> str:
         fill = "#ffd9a8" if node is y.node else "#cfe8cf" if isinstance(node, Leaf) else "#eef1f6"
         parts.append(
             f'<rect x="{x[i] - halves[i]:.1f}" y="{top[i]}" width="{widths[i]:.1f}" height="{BOX}" rx="5" '
-            f'fill="{fill}" stroke="#555"/><text x="{x[i]:.1f}" y="{top[i] + 15}">{escape(title)}</text>'
+            f'fill="{fill}" stroke="#555"/><text x="{x[i]:.1f}" y="{top[i] + 15}">{escape(title, quote=False)}</text>'
             f'<text x="{x[i]:.1f}" y="{top[i] + 29}" fill="#666">{node.shape}</text>'
         )
     return "\n".join([*parts, "</svg>\n"])

@@ -1,6 +1,7 @@
-"""Optimizers: PyTorch's update rules, one kernel call a parameter (kernels/optimizer)."""
+"""Optimizers: PyTorch's update rules, one kernel call for all parameters (kernels/optimizer)."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -34,17 +35,17 @@ class Optimizer:
         self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
         self.state: list[dict[str, Array]] = [{} for _ in self.params]
 
-    def update(self, p: Array, g: Array, state: dict[str, Array]) -> None:
-        """Moves p in place; `state` is empty in p's first step."""
+    def update(self, p: list[Array], g: list[Array], states: list[dict[str, Array]]) -> None:
+        """Moves each array of p in place; its state is empty in its first step."""
         raise NotImplementedError
 
     def step(self) -> None:
         """One update of every parameter that has a gradient."""
         self.steps += 1
-        for param, state in zip(self.params, self.state, strict=True):
-            if param.grad is not None:
-                with param.writing() as p:
-                    self.update(p, param.grad, state)
+        chosen = [(p, p.grad, state) for p, state in zip(self.params, self.state, strict=True) if p.grad is not None]
+        with ExitStack() as writing:
+            arrays = [writing.enter_context(p.writing()) for p, _, _ in chosen]
+            self.update(arrays, [g for _, g, _ in chosen], [state for _, _, state in chosen])
 
     def zero_grad(self) -> None:
         """Forgets the gradients: `backward` adds to what is there."""
@@ -88,13 +89,14 @@ class SGD(Optimizer):
         super().__init__(params, lr, weight_decay)
         self.momentum = momentum
 
-    def update(self, p: Array, g: Array, state: dict[str, Array]) -> None:
-        first = self.momentum != 0 and "momentum" not in state
-        if first:
-            state["momentum"] = np.zeros_like(p)
-        kernels.sgd(
-            p, g, state.get("momentum"), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, first=first
-        )
+    def update(self, p: list[Array], g: list[Array], states: list[dict[str, Array]]) -> None:
+        buffers, first = None, [not state for state in states]
+        if self.momentum:
+            for w, state in zip(p, states, strict=True):
+                if not state:
+                    state["momentum"] = np.zeros_like(w)
+            buffers = [state["momentum"] for state in states]
+        kernels.sgd(p, g, buffers, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, first=first)
 
 
 class RMSprop(Optimizer):
@@ -113,12 +115,12 @@ class RMSprop(Optimizer):
         super().__init__(params, lr, weight_decay)
         self.alpha, self.eps = alpha, eps
 
-    def update(self, p: Array, g: Array, state: dict[str, Array]) -> None:
-        if not state:
-            state["square"] = np.zeros_like(p)
-        kernels.rmsprop(
-            p, g, state["square"], lr=self.lr, alpha=self.alpha, eps=self.eps, weight_decay=self.weight_decay
-        )
+    def update(self, p: list[Array], g: list[Array], states: list[dict[str, Array]]) -> None:
+        for w, state in zip(p, states, strict=True):
+            if not state:
+                state["square"] = np.zeros_like(w)
+        squares = [state["square"] for state in states]
+        kernels.rmsprop(p, g, squares, lr=self.lr, alpha=self.alpha, eps=self.eps, weight_decay=self.weight_decay)
 
 
 class Adam(Optimizer):
@@ -142,21 +144,22 @@ class Adam(Optimizer):
             raise ValueError(f"Adam: betas must be in [0, 1), but are {betas}")
         self.betas, self.eps = betas, eps
 
-    def update(self, p: Array, g: Array, state: dict[str, Array]) -> None:
-        if not state:
-            state |= {"m": np.zeros_like(p), "v": np.zeros_like(p), "step": np.zeros((), np.int64)}
-        state["step"] += 1
+    def update(self, p: list[Array], g: list[Array], states: list[dict[str, Array]]) -> None:
+        for w, state in zip(p, states, strict=True):
+            if not state:
+                state |= {"m": np.zeros_like(w), "v": np.zeros_like(w), "step": np.zeros((), np.int64)}
+            state["step"] += 1
         kernels.adam(
             p,
             g,
-            state["m"],
-            state["v"],
+            [state["m"] for state in states],
+            [state["v"] for state in states],
             lr=self.lr,
             beta1=self.betas[0],
             beta2=self.betas[1],
             eps=self.eps,
             weight_decay=self.weight_decay,
-            step=int(state["step"]),
+            step=[int(state["step"]) for state in states],
         )
 
 
@@ -164,6 +167,5 @@ def clip_weights(params: Iterable[Tensor], c: float) -> None:
     """Clips every weight into [-c, c], in place (Arjovsky et al. 2017)."""
     if not c > 0:
         raise ValueError(f"clip_weights: c must be > 0, not {c}")
-    for param in params:
-        with param.writing() as p:
-            kernels.clip_weights(p, c)
+    with ExitStack() as writing:
+        kernels.clip_weights([writing.enter_context(p.writing()) for p in params], c)

@@ -193,7 +193,7 @@ class Tensor:
         try:
             yield self.array
         finally:
-            self._prepared, self._version[0] = slot, self._version[0] + 1
+            self._version[0], self._prepared = self.version + 1, slot and slot.at(self.version + 1)  # emptied
 
     def replace(self, array: Array) -> None:
         """Other memory of the same shape, as a write; the gradient is dropped."""

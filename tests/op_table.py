@@ -71,6 +71,10 @@ def images(least: int = 2, most: int = 4) -> Inputs:
 # ---- references -----------------------------------------------------------------------------------------------------
 
 
+def leaky(x: Array, slope: float) -> Array:
+    return np.where(x > 0, x, slope * x)
+
+
 def pairs(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else value
 
@@ -226,7 +230,11 @@ OPS: list[Row] = [
     Row("sigmoid", mg.sigmoid, sigmoid, one()),
     Row("softplus", mg.softplus, lambda x: np.log1p(np.exp(x)), one()),
     Row("relu", mg.relu, lambda x: np.maximum(x, 0), one(), second_order=False),
-    Row("leaky_relu", lambda x: mg.leaky_relu(x, 0.2), lambda x: np.where(x > 0, x, 0.2 * x), one(), second_order=False),
+    Row("leaky_relu", lambda x: mg.leaky_relu(x, 0.2), lambda x: leaky(x, 0.2), one(), second_order=False),
+    Row("bias_act", lambda x, b: mg.bias_act(x, b, 0.2), lambda x, b: leaky(x + b, 0.2),
+        of(lambda N, C: (N, 2, C), lambda N, C: (C,), N=sizes, C=sizes), second_order=False),
+    Row("bias_act", lambda x, b: mg.bias_act(x, b, 0.0), lambda x, b: np.maximum(x + b, 0),
+        of(lambda N, C: (N, C), lambda N, C: (C,), N=sizes, C=sizes), second_order=False, id="bias_act relu"),
     Row("elu", lambda x: mg.elu(x, 1.3), lambda x: np.where(x > 0, x, 1.3 * np.expm1(np.minimum(x, 0))), one()),
     Row("sum", mg.sum, np.sum, one(), second_order=False),
     Row("sum", lambda x: mg.sum(x, (0, -1)), lambda x: x.sum((0, -1)), images(), second_order=False, id="sum axes"),
@@ -269,6 +277,10 @@ OPS: list[Row] = [
         mg.Tensor(np.full(2, 1.7, x.dtype)), training=False),
         lambda x, g, b: (x - np.asarray(0.3, x.dtype)) / np.sqrt(np.asarray(1.7 + 1e-5, x.dtype)) * g + b,
         of(lambda: (3, 2), lambda: (2,), lambda: (2,)), id="batch_norm eval"),
+    Row("batch_norm", lambda x, g, b: mg.batch_norm(x, g, b, slope=0.2),
+        lambda x, g, b: leaky(standardized(x, (0, 1, 2)) * g + b, 0.2),
+        of(lambda N, H, W, C: (N, H, W, C), lambda N, H, W, C: (C,), lambda N, H, W, C: (C,), **channels),
+        id="batch_norm leaky"),
     Row("layer_norm", mg.layer_norm, lambda x, g, b: standardized(x, (1, 2, 3)) * g + b,
         of(lambda N, H, C: (N, H, 2, C), lambda N, H, C: (C,), lambda N, H, C: (C,), N=sizes, H=sizes, C=sizes)),
     Row("instance_norm", mg.instance_norm, lambda x: standardized(x, (1, 2)), images()),

@@ -28,7 +28,7 @@ from minigan.gan import (
     train,
     two_player,
 )
-from minigan.gan.train import only_trainable, probability
+from minigan.gan.train import frozen, judge, of_others, probability
 from minigan.optim import SGD, Adam
 from minigan.random import Generator
 
@@ -242,10 +242,32 @@ def test_a_net_of_two_players_is_not_frozen_for_either() -> None:
     shared, head = nn.Linear(2, 2), nn.Linear(2, 1)
     first = Player("first", [shared], SGD(shared.parameters(), 0.1), lambda game: (mg.ones(()), {}))
     second = Player("second", [shared, head], SGD(head.parameters(), 0.1), lambda game: (mg.ones(()), {}))
-    with only_trainable(first, [first, second]):
+    with frozen(of_others([first, second])[0]):
         assert all(p.requires_grad for p in shared.parameters())
         assert not any(p.requires_grad for p in head.parameters())
     assert all(p.requires_grad for net in (shared, head) for p in net.parameters())
+
+
+def test_real_and_fake_are_one_batch_only_where_samples_are_judged_one_by_one() -> None:
+    class Statistics(nn.Module):
+        """Minibatch statistics: a module that no list of known ones has."""
+
+        def forward(self, x: mg.Tensor) -> mg.Tensor:
+            return x - x.mean(axis=0, keepdims=True)
+
+    real, fake = (mg.random.stream(name).normal((5, 8, 8, 1)) for name in ("real", "fake"))
+    plain = [nn.Conv2d(1, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(64, 1)]
+    for extra, batches in ([], 1), ([nn.BatchNorm1d(64)], 2), ([Statistics()], 2), ([nn.Dropout(0.5)], 2):
+        D, seen = nn.Sequential(*plain[:3], *extra, plain[3]), []
+        forward = plain[0].forward
+        plain[0].forward = lambda x, slope=1.0, forward=forward, seen=seen: seen.append(len(x)) or forward(x, slope)  # type: ignore[func-returns-value]
+        judged = judge(D, real, fake)
+        plain[0].forward = forward
+        assert seen == ([10] if batches == 1 else [5, 5])
+        if not isinstance((extra or [None])[0], nn.Dropout):
+            for scores, x in zip(judged, (real, fake), strict=True):
+                np.testing.assert_allclose(scores.array, D(mg.Tensor(x)).array, rtol=1e-5, atol=1e-6)
+    assert [len(scores) for scores in judge(nn.Sequential(*plain), real, fake[:3])] == [5, 3]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -45,10 +45,13 @@ def elementwise(count: int, *scalars: float) -> Callable[..., Iterator[Call]]:
 
 
 def optimizer(states: int, **scalars: Any) -> Callable[..., Iterator[Call]]:
+    """Lists of all shapes at once: p, g and so many states."""
+
     def cases(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
-        for shape in (*SHAPES, *large(dtype, (SERIAL // 16 + 1, 16))):
-            p, g, *state = (np.asarray(rng.standard_normal(shape), dtype) for _ in range(2 + states))
-            yield [p, g, *(np.asarray(s * s) for s in state)], scalars
+        shapes = *SHAPES, *large(dtype, (SERIAL // 16 + 1, 16))
+        p, g, *state = ([np.asarray(rng.standard_normal(s), dtype) for s in shapes] for _ in range(2 + states))
+        of_each = {key: value * len(shapes) for key, value in scalars.items() if isinstance(value, list)}
+        yield [p, g, *([np.asarray(s * s) for s in each] for each in state)], scalars | of_each
 
     return cases
 
@@ -56,12 +59,14 @@ def optimizer(states: int, **scalars: Any) -> Callable[..., Iterator[Call]]:
 def sgd(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
     common = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
     for first in (True, False):
-        yield from optimizer(1, first=first, **common)(rng, dtype)
-    for (p, g), scalars in optimizer(0, first=False, **common)(rng, dtype):
+        yield from optimizer(1, first=[first], **common)(rng, dtype)
+    for (p, g), scalars in optimizer(0, first=[False], **common)(rng, dtype):
         yield [p, g, None], scalars
 
 
-def batch_norm(*channels: str) -> Callable[..., Iterator[Call]]:
+def batch_norm(*channels: str, slopes: tuple[tuple[float, ...], ...] = ((),)) -> Callable[..., Iterator[Call]]:
+    """`channels`: names of the arrays."""
+
     def cases(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
         for shape in ((1, 3), (64, 1), (130, 40), (2, 5, 6, 7), *large(dtype, (17, 16, 16, 16))):
             x, gy = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
@@ -73,7 +78,8 @@ def batch_norm(*channels: str) -> Callable[..., Iterator[Call]]:
                 "gamma": rng.standard_normal(shape[-1]).astype(dtype),
                 "beta": rng.standard_normal(shape[-1]).astype(dtype),
             }
-            yield [given[name] for name in channels], {}
+            for slope in slopes:
+                yield [*(given[name] for name in channels), *slope], {}
 
     return cases
 
@@ -104,25 +110,37 @@ def draw(*dtype_argument: str) -> Callable[..., Iterator[Call]]:
     return cases
 
 
+SLOPES = (0.0,), (0.2,)
+
+
+def matmul(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
+    for i, k, j in ((6, 1, 6), (7, 3, 33), (33, 300, 17), (13, 5, 600), (1, 4, 9), (9, 4, 1), (0, 2, 3), (2, 0, 3)):
+        yield [rng.standard_normal((i, k)).astype(dtype), rng.standard_normal((k, j)).astype(dtype)], {}
+    for i, k, j in ((150, 64, 70), (128, 70, 256)):
+        yield [rng.standard_normal((k, i)).astype(dtype).T, rng.standard_normal((j, k)).astype(dtype).T], {}
+    yield [rng.standard_normal((3, 1, 8, 9)).astype(dtype), rng.standard_normal((2, 9, 7)).astype(dtype)], {}
+
+
 CASES: dict[str, Callable[..., Iterator[Call]]] = {
-    "relu": elementwise(1),
-    "relu_backward": elementwise(2),
     "leaky_relu": elementwise(1, 0.2),
     "leaky_relu_backward": elementwise(2, 0.2),
+    "bias_act": batch_norm("x", "beta", slopes=SLOPES),
+    "bias_act_backward": batch_norm("gy", "x", slopes=SLOPES),
     "elu": elementwise(1, 0.7),
     "elu_backward": elementwise(2, 0.7),
     "tanh_backward": elementwise(2),
     "sigmoid_backward": elementwise(2),
+    "matmul": matmul,
     "conv2d": convolution("x", "w"),
     "conv_transpose2d": convolution("y", "w"),
     "conv2d_weight": convolution("x", "y"),
     "batch_norm_statistics": batch_norm("x"),
-    "batch_norm_apply": batch_norm("x", "mean", "rstd", "gamma", "beta"),
-    "batch_norm_backward": batch_norm("gy", "x", "mean", "rstd", "gamma"),
+    "batch_norm_apply": batch_norm("x", "mean", "rstd", "gamma", "beta", slopes=((), *SLOPES)),
+    "batch_norm_backward": batch_norm("gy", "x", "mean", "rstd", "gamma", "beta", slopes=((), *SLOPES)),
     "sgd": sgd,
     "rmsprop": optimizer(1, lr=0.01, alpha=0.9, eps=1e-8, weight_decay=0.01),
-    "adam": optimizer(2, lr=0.01, beta1=0.5, beta2=0.99, eps=1e-8, weight_decay=0.01, step=3),
-    "clip_weights": lambda rng, dtype: (([p[0], 0.5], {}) for p, _ in elementwise(1)(rng, dtype)),
+    "adam": optimizer(2, lr=0.01, beta1=0.5, beta2=0.99, eps=1e-8, weight_decay=0.01, step=[3]),
+    "clip_weights": lambda rng, dtype: (([p, 0.5], {}) for (p, _), _ in optimizer(0)(rng, dtype)),
     "philox": draw(),
     "uniform": draw("dtype"),
     "normal": draw("dtype"),
@@ -132,8 +150,19 @@ compiled = pytest.mark.parametrize("name", [name for name, kernel in KERNELS.ite
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
 
+def each(change: Callable[[np.ndarray], Any], argument: Any) -> Any:
+    """The argument with every array in it changed, be it one or a list of them."""
+    if isinstance(argument, list):
+        return [each(change, a) for a in argument]
+    return change(argument) if isinstance(argument, np.ndarray) else argument
+
+
+def several(argument: Any) -> list[Any]:
+    return argument if isinstance(argument, list) else [argument]
+
+
 def copies(arguments: list[Any]) -> list[Any]:
-    return [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+    return each(np.copy, arguments)
 
 
 def results(name: str, function: Callable[..., Any], call: Call, **out: Any) -> list[np.ndarray]:
@@ -142,7 +171,7 @@ def results(name: str, function: Callable[..., Any], call: Call, **out: Any) -> 
     returned = function(*arguments, **scalars, **out)
     if name in IN_PLACE:
         assert returned is arguments[0]
-        return [arguments[i] for i in IN_PLACE[name] if arguments[i] is not None]
+        return [array for i in IN_PLACE[name] for array in arguments[i] or ()]
     return list(returned) if isinstance(returned, tuple) else [returned]
 
 
@@ -167,6 +196,11 @@ def strided(array: np.ndarray) -> np.ndarray:
     wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
     wide[..., ::2] = array
     return wide[..., ::2]
+
+
+def frozen(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
 
 
 # ---- generated from the table ----------------------------------------------------------------------------------
@@ -206,7 +240,8 @@ def test_compiled_equals_reference(name: str, dtype: Any) -> None:
         assert_equal(name, actual, results(name, reference, (copies(arguments), scalars)), dtype)
         for i, argument in enumerate(arguments):
             if i not in IN_PLACE.get(name, ()):
-                np.testing.assert_array_equal(given[i], argument, err_msg=f"{name} changed argument {i}")
+                for now, then in zip(*map(several, (given[i], argument)), strict=True):
+                    np.testing.assert_array_equal(now, then, err_msg=f"{name} changed argument {i}")
 
 
 @compiled
@@ -233,9 +268,8 @@ def test_layout_and_mutability_change_nothing_and_compile_nothing(name: str, dty
         for variant in (strided, np.copy):
             given = copies(arguments)
             for i, argument in enumerate(arguments):
-                if isinstance(argument, np.ndarray) and i not in IN_PLACE.get(name, ()):
-                    given[i] = variant(argument)
-                    given[i].flags.writeable = False
+                if i not in IN_PLACE.get(name, ()):
+                    given[i] = each(lambda a, variant=variant: frozen(variant(a)), argument)
             actual = results(name, cpu, (given, scalars))
             assert_equal(name, actual, desired, dtype)
         assert signatures(cpu) == before
@@ -264,17 +298,17 @@ def test_the_number_of_threads_changes_nothing(name: str) -> None:
 def test_use_selects_and_restores(monkeypatch: pytest.MonkeyPatch) -> None:
     from minigan.kernels.activation import cpu, reference
 
-    monkeypatch.setattr(cpu, "relu", lambda x: "cpu")
-    monkeypatch.setattr(reference, "relu", lambda x: "reference")
+    monkeypatch.setattr(cpu, "leaky_relu", lambda x, slope: "cpu")
+    monkeypatch.setattr(reference, "leaky_relu", lambda x, slope: "reference")
     x = np.ones(3)
     with kernels.use("auto"):
-        assert kernels.relu(x) == "cpu"
+        assert kernels.leaky_relu(x, 0.0) == "cpu"
         with suppress(ZeroDivisionError), kernels.use("reference"):
-            assert (kernels.backend(), kernels.relu(x)) == ("reference", "reference")
+            assert (kernels.backend(), kernels.leaky_relu(x, 0.0)) == ("reference", "reference")
             raise ZeroDivisionError
-        assert (kernels.backend(), kernels.relu(x)) == ("auto", "cpu")
+        assert (kernels.backend(), kernels.leaky_relu(x, 0.0)) == ("auto", "cpu")
         with kernels.use("cpu"):
-            assert (kernels.backend(), kernels.relu(x)) == ("cpu", "cpu")
+            assert (kernels.backend(), kernels.leaky_relu(x, 0.0)) == ("cpu", "cpu")
     dispatch._select(kernels.backend())  # forget the two functions above
 
 
@@ -291,7 +325,7 @@ import numpy as np
 from minigan import kernels
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    assert kernels.relu(np.array([-1.0, 2.0])).tolist() == [0, 2]
+    assert kernels.leaky_relu(np.array([-1.0, 2.0]), 0.0).tolist() == [0, 2]
     assert kernels.leaky_relu(np.array([-1.0, 2.0]), 0.5).tolist() == [-0.5, 2]
 print(*(f"{w.category.__name__}: {w.message}" for w in caught), sep="\\n")
 try:
@@ -318,17 +352,17 @@ def test_without_numba_one_warning_and_the_right_numbers() -> None:
 def test_refused_arrays() -> None:
     x, v, p = np.ones((2, 3)), np.ones(3), np.ones(3, np.float32)
     with kernels.use("cpu"):
-        with pytest.raises(TypeError, match=r"^relu: wants all float32 or all float64, not int64$"):
-            kernels.relu(np.arange(3))
+        with pytest.raises(TypeError, match=r"^leaky_relu: wants all float32 or all float64, not int64$"):
+            kernels.leaky_relu(np.arange(3), 0.0)
         with pytest.raises(TypeError, match=r"^adam: .*, not float32, float64, float32, float32$"):
-            kernels.adam(p, v, p, p, lr=1, beta1=0, beta2=0, eps=0, weight_decay=0, step=1)
-        with pytest.raises(ValueError, match=r"^relu_backward: wants arrays of one shape, not \(2, 3\), \(3,\)$"):
-            kernels.relu_backward(x, v)
-        refused = r"^relu: writes into a C-contiguous float64 \(2, 3\), not a non-contiguous float64 \(2, 3\)$"
+            kernels.adam([p], [v], [p], [p], lr=1, beta1=0, beta2=0, eps=0, weight_decay=0, step=[1])
+        with pytest.raises(ValueError, match=r"^leaky_relu_backward: wants arrays of one shape, not \(2, 3\), \(3,\)$"):
+            kernels.leaky_relu_backward(x, v, 0.0)
+        refused = r"^leaky_relu: writes into a C-contiguous float64 \(2, 3\), not a non-contiguous float64 \(2, 3\)$"
         with pytest.raises(ValueError, match=refused):
-            kernels.relu(x, out=np.ones((3, 2)).T)
+            kernels.leaky_relu(x, 0.0, out=np.ones((3, 2)).T)
         with pytest.raises(ValueError, match=r"^clip_weights: writes into a C-contiguous float64 \(3,\), not a non"):
-            kernels.clip_weights(np.ones(6)[::2], 0.5)
+            kernels.clip_weights([np.ones(6)[::2]], 0.5)
         with pytest.raises(ValueError, match=r"^batch_norm_statistics: x \(0, 3\) is empty and has no mean$"):
             kernels.batch_norm_statistics(np.ones((0, 3)))
         refused = r"^batch_norm_apply: x is float64 \(2, 3\), so each .* float64 \(3,\), not float64 \(2,\)$"
@@ -356,13 +390,13 @@ def test_activations_at_the_edges(backend: str, dtype: Any) -> None:
     x = np.array([-np.inf, 0, np.inf, np.nan], dtype)
     zero, one = np.zeros(1, dtype), np.ones(1, dtype)
     with kernels.use(backend):
-        np.testing.assert_array_equal(kernels.relu(x), [0, 0, np.inf, np.nan])
+        np.testing.assert_array_equal(kernels.leaky_relu(x, 0.0), [0, 0, np.inf, np.nan])
         np.testing.assert_array_equal(kernels.leaky_relu(x, 0.5), x)
         np.testing.assert_array_equal(kernels.elu(x, 0.5), [-0.5, 0, np.inf, np.nan])
-        assert kernels.relu_backward(one, zero) == 0
+        assert kernels.leaky_relu_backward(one, zero, 0.0) == 0
         assert kernels.leaky_relu_backward(one, zero, 0.25) == 0.25
         assert kernels.elu_backward(one, zero, 0.25) == 0.25
-        assert kernels.relu_backward(one * np.inf, -one) == 0
+        assert kernels.leaky_relu_backward(one * np.inf, -one, 0.0) == 0
 
 
 @dtypes
@@ -404,7 +438,7 @@ def test_batch_norm_backward_is_the_derivative() -> None:
         return float((gy * kernels.batch_norm_apply(x, mean, (var + 1e-5) ** -0.5, gamma, beta)).sum())
 
     mean, var = kernels.batch_norm_statistics(x)
-    gx, ggamma, gbeta = kernels.batch_norm_backward(gy, x, mean, (var + 1e-5) ** -0.5, gamma)
+    gx, ggamma, gbeta = kernels.batch_norm_backward(gy, x, mean, (var + 1e-5) ** -0.5, gamma, beta)
     up, down = (loss(x + s * direction, gamma + s * gamma, beta + s) for s in (h, -h))
     expected = (gx * direction).sum() + (ggamma * gamma).sum() + gbeta.sum()
     assert (up - down) / (2 * h) == pytest.approx(expected, rel=1e-7)
@@ -435,12 +469,12 @@ def test_optimizers_equal_pytorch(name: str, weight_decay: float, backend: str) 
         rival.step()
         with kernels.use(backend):
             if name in ("sgd", "momentum"):
-                buffer = None if name == "sgd" else a
-                kernels.sgd(p, g, buffer, momentum=0.9, first=step == 1, **common)
+                buffers = None if name == "sgd" else [a]
+                kernels.sgd([p], [g], buffers, momentum=0.9, first=[step == 1], **common)
             elif name == "rmsprop":
-                kernels.rmsprop(p, g, a, alpha=0.9, eps=1e-7, **common)
+                kernels.rmsprop([p], [g], [a], alpha=0.9, eps=1e-7, **common)
             else:
-                kernels.adam(p, g, a, b, beta1=0.5, beta2=0.9, eps=1e-7, step=step, **common)
+                kernels.adam([p], [g], [a], [b], beta1=0.5, beta2=0.9, eps=1e-7, step=[step], **common)
         np.testing.assert_allclose(p, theirs.detach().numpy(), rtol=1e-12, atol=1e-14)
 
 

@@ -94,6 +94,43 @@ def test_sequential_is_a_sequence() -> None:
     assert nn.Sequential()(x) is x
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(0.2)])
+def test_sequential_does_an_activation_in_the_pass_before_it(activation: nn.Module) -> None:
+    act = activation  # one module in several places
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, 1, 1), act, nn.ConvTranspose2d(4, 3, 3, 1, 1), act, nn.BatchNorm2d(3), act, act,
+        nn.Flatten(), nn.Linear(75, 6), act, nn.BatchNorm1d(6), act, nn.Linear(6, 1, bias=False), act,
+    )  # fmt: skip
+    x = mg.Tensor(mg.random.stream("x").normal((8, 5, 5, 2)), requires_grad=True)
+
+    def results(y: mg.Tensor) -> list[Any]:
+        weights = list(net.parameters())
+        plain = mg.grad(y.sum(), [x, *weights], retain_graph=True)
+        (gx,) = mg.grad(y.sum(), [x], create_graph=True)
+        return [y, *plain, *mg.grad((gx * gx).sum(), weights, allow_unused=True)]
+
+    separate = x
+    for layer in net:
+        separate = layer(separate)
+    fused = net(x)
+    for a, b in zip(results(fused), results(separate), strict=True):
+        np.testing.assert_allclose(a.array, b.array, rtol=1e-5, atol=1e-5 * float(abs(b.array).max()))
+    assert np.array_equal(fused.array, separate.array)
+    nodes = mg.graph.text(fused)
+    assert (nodes.count("bias_act("), nodes.count("relu(")) == (3, 2)  # behind an activation, and behind no bias
+
+
+def test_sequential_leaves_subclasses_alone() -> None:
+    class Negated(nn.ReLU):
+        def forward(self, x: Any) -> mg.Tensor:
+            return -super().forward(x)
+
+    net = nn.Sequential(nn.Linear(3, 4), Negated())
+    x = mg.ones((2, 3))
+    assert np.array_equal(net(x).array, -mg.relu(net[0](x)).array)
+    assert (nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(-0.5))(x).array >= 0).all()
+
+
 def test_a_sequential_with_more_parts_has_them_all() -> None:
     class Skip(nn.Sequential):
         def __init__(self) -> None:

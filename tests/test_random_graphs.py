@@ -140,7 +140,8 @@ def clip(x: Value, low: float, high: float) -> Value:
 
 def leaky_relu(x: Value, slope: float) -> Value:
     y = np.where(x.array > 0, x.array, slope * x.array)
-    return Value(y, (x, lambda g: g * np.where(x.array > 0, 1, slope))).saves(x)
+    value = Value(y, (x, lambda g: g * np.where(x.array > 0, 1, slope)))
+    return value.saves(value)  # whose sign is x's
 
 
 def sum_(x: Value, axis: tuple[int, ...], keepdims: bool) -> Value:

@@ -338,7 +338,7 @@ def test_the_first_run_ever_says_that_it_compiles(tmp_path: Path) -> None:
     """Before anything is compiled, so also before data are looked for."""
     empty = "import os; os.environ['XDG_CACHE_HOME'] = 'empty'"
     _, out, err = finish(start(tmp_path, "--data", "nowhere", before=empty))
-    assert out.strip() == "The first step compiles the kernels, once: up to a minute."
+    assert out.strip() == "The first step compiles the kernels, once: about half a minute."
     assert "there is no nowhere" in err
 
 

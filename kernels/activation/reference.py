@@ -8,24 +8,27 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def relu(x: Array, out: Array | None = None) -> Array:
-    """max(x, 0)."""
-    return _into(out, np.maximum(x, 0))
-
-
-def relu_backward(gy: Array, x: Array, out: Array | None = None) -> Array:
-    """gy where x > 0, else 0, whatever gy is there."""
-    return _into(out, np.where(x > 0, gy, 0))
-
-
 def leaky_relu(x: Array, slope: float, out: Array | None = None) -> Array:
-    """x where x > 0, else slope * x."""
-    return _into(out, np.where(x > 0, x, slope * x))
+    """x where x > 0, else slope * x; with slope 0 max(x, 0)."""
+    return _into(out, np.where(x > 0, x, slope * x) if slope else np.maximum(x, 0))
 
 
 def leaky_relu_backward(gy: Array, x: Array, slope: float, out: Array | None = None) -> Array:
-    """gy where x > 0, else slope * gy."""
-    return _into(out, np.where(x > 0, gy, slope * gy))
+    """gy where x > 0, else slope * gy; with slope 0 0, whatever gy is there."""
+    return _into(out, np.where(x > 0, gy, slope * gy if slope else 0))
+
+
+def bias_act(x: Array, b: Array, slope: float, out: Array | None = None) -> Array:
+    """x (..., C), b (C,) -> leaky_relu(x + b, slope) (..., C)."""
+    return leaky_relu(x + b, slope, out)
+
+
+def bias_act_backward(gy: Array, y: Array, slope: float, out: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
+    """gy and y = bias_act(x, b, slope) (..., C) -> gx (..., C), gb (C,)."""
+    gx, gb = out or (np.empty_like(gy), np.empty(gy.shape[-1], gy.dtype))
+    leaky_relu_backward(gy, y, slope, gx)
+    gb[...] = gx.sum(tuple(range(gx.ndim - 1)), dtype=np.float64)
+    return gx, gb
 
 
 def elu(x: Array, alpha: float, out: Array | None = None) -> Array:

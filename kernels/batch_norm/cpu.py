@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..activation.cpu import leak, leak_backward
 from ..jit import njit, prange
 from ..loops import check, flat, loop, result
 
@@ -34,13 +35,15 @@ def batch_norm_statistics(x: Array, out: tuple[Array, Array] | None = None) -> t
     return mean, var
 
 
-def batch_norm_apply(x: Array, mean: Array, rstd: Array, gamma: Array, beta: Array, out: Array | None = None) -> Array:
-    """x (..., C) and four times (C,) -> gamma (x - mean) rstd + beta (..., C)."""
+def batch_norm_apply(
+    x: Array, mean: Array, rstd: Array, gamma: Array, beta: Array, slope: float = 1.0, out: Array | None = None
+) -> Array:
+    """x (..., C) and four times (C,) -> z = gamma (x - mean) rstd + beta (..., C), times slope where z <= 0."""
     op, C = "batch_norm_apply", x.shape[-1:]
     check(op, x)
     y = result(op, out, x.shape, x.dtype)
     mean, rstd, gamma, beta = _channels(op, x, mean, rstd, gamma, beta)
-    _apply(flat(x, -1, *C), mean, flat(gamma * rstd), beta, y.reshape(-1, *C))
+    _apply(flat(x, -1, *C), mean, flat(gamma * rstd), beta, x.dtype.type(slope), y.reshape(-1, *C))
     return y
 
 
@@ -50,20 +53,21 @@ def batch_norm_backward(
     mean: Array,
     rstd: Array,
     gamma: Array,
+    beta: Array,
+    slope: float = 1.0,
     out: tuple[Array, Array, Array] | None = None,
 ) -> tuple[Array, Array, Array]:
-    """gy, x (..., C), the batch's own mean and rstd, gamma (C,) -> gx (..., C), ggamma (C,), gbeta (C,)."""
+    """gy, x (..., C), the batch's own mean and rstd, gamma, beta (C,) -> gx (..., C), ggamma (C,), gbeta (C,)."""
     op, C = "batch_norm_backward", x.shape[-1:]
     check(op, gy, x)
     shapes = zip(out or (None, None, None), (x.shape, C, C), strict=True)
     gx, ggamma, gbeta = (result(op, array, shape, x.dtype) for array, shape in shapes)
-    mean, rstd, gamma = _channels(op, x, mean, rstd, gamma)
-    gy, x = flat(gy, -1, *C), flat(x, -1, *C)
-    sums = _sums(len(x), *C)
-    _products(gy, x, mean, rstd, sums)
-    offset, slope = np.empty_like(mean), np.empty_like(mean)
-    _parameters(sums, len(x), rstd, ggamma, gbeta, offset, slope)
-    _gradient(gy, x, mean, flat(gamma * rstd), flat(offset), flat(slope), gx.reshape(-1, *C))
+    mean, rstd, gamma, beta = _channels(op, x, mean, rstd, gamma, beta)
+    gy, x, scale, leak = flat(gy, -1, *C), flat(x, -1, *C), flat(gamma * rstd), x.dtype.type(slope)
+    sums, offset, tilt = _sums(len(x), *C), np.empty_like(mean), np.empty_like(mean)
+    _products(gy, x, mean, rstd, scale, beta, leak, sums)
+    _parameters(sums, len(x), rstd, ggamma, gbeta, offset, tilt)
+    _gradient(gy, x, mean, scale, beta, leak, flat(offset), flat(tilt), gx.reshape(-1, *C))
     return gx, ggamma, gbeta
 
 
@@ -109,27 +113,31 @@ def _statistics(sums: Array, x: Array, mean: Array, var: Array) -> None:
 
 
 @loop
-def _apply(x: Array, mean: Array, scale: Array, beta: Array, y: Array) -> None:
+def _apply(x: Array, mean: Array, scale: Array, beta: Array, slope: Any, y: Array) -> None:
     n, C = x.shape
     for r in prange(n):
         for c in range(C):
-            y[r, c] = (x[r, c] - mean[c]) * scale[c] + beta[c]
+            y[r, c] = leak((x[r, c] - mean[c]) * scale[c] + beta[c], slope)
 
 
 @loop
-def _products(gy: Array, x: Array, mean: Array, rstd: Array, sums: Array) -> None:
+def _products(
+    gy: Array, x: Array, mean: Array, rstd: Array, scale: Array, beta: Array, slope: Any, sums: Array
+) -> None:
     """Of each block of rows: sum gy xhat, sum gy."""
     n, C = x.shape
     for b in prange(sums.shape[1]):
         start = np.int64(b) * ROWS
         for r in range(start, min(n, start + ROWS)):
             for c in range(C):
-                sums[0, b, c] += np.float64(gy[r, c]) * np.float64((x[r, c] - mean[c]) * rstd[c])
-                sums[1, b, c] += np.float64(gy[r, c])
+                d = x[r, c] - mean[c]
+                g = np.float64(leak_backward(gy[r, c], d * scale[c] + beta[c], slope))
+                sums[0, b, c] += g * np.float64(d * rstd[c])
+                sums[1, b, c] += g
 
 
 @njit(cache=True)
-def _parameters(sums: Array, n: int, rstd: Array, ggamma: Array, gbeta: Array, offset: Array, slope: Array) -> None:
+def _parameters(sums: Array, n: int, rstd: Array, ggamma: Array, gbeta: Array, offset: Array, tilt: Array) -> None:
     """ggamma and gbeta, and what _gradient needs of them: gbeta / n and ggamma rstd / n."""
     blocks = sums.shape[1]
     for c in range(len(rstd)):
@@ -138,12 +146,24 @@ def _parameters(sums: Array, n: int, rstd: Array, ggamma: Array, gbeta: Array, o
             scaled += sums[0, b, c]
             plain += sums[1, b, c]
         ggamma[c], gbeta[c] = scaled, plain
-        offset[c], slope[c] = plain / n, scaled / n * rstd[c]
+        offset[c], tilt[c] = plain / n, scaled / n * rstd[c]
 
 
 @loop
-def _gradient(gy: Array, x: Array, mean: Array, scale: Array, offset: Array, slope: Array, gx: Array) -> None:
+def _gradient(
+    gy: Array,
+    x: Array,
+    mean: Array,
+    scale: Array,
+    beta: Array,
+    slope: Any,
+    offset: Array,
+    tilt: Array,
+    gx: Array,
+) -> None:
     n, C = x.shape
     for r in prange(n):
         for c in range(C):
-            gx[r, c] = scale[c] * (gy[r, c] - offset[c] - (x[r, c] - mean[c]) * slope[c])
+            d = x[r, c] - mean[c]
+            g = leak_backward(gy[r, c], d * scale[c] + beta[c], slope)
+            gx[r, c] = scale[c] * (g - offset[c] - d * tilt[c])

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..activation.reference import leaky_relu, leaky_relu_backward
+
 Array = NDArray[Any]
 
 
@@ -17,10 +19,11 @@ def batch_norm_statistics(x: Array, out: tuple[Array, Array] | None = None) -> t
     return mean, var
 
 
-def batch_norm_apply(x: Array, mean: Array, rstd: Array, gamma: Array, beta: Array, out: Array | None = None) -> Array:
-    """x (..., C) and four times (C,) -> gamma (x - mean) rstd + beta (..., C)."""
-    y: Array = np.add(gamma * (x - mean) * rstd, beta, out=out)
-    return y
+def batch_norm_apply(
+    x: Array, mean: Array, rstd: Array, gamma: Array, beta: Array, slope: float = 1.0, out: Array | None = None
+) -> Array:
+    """x (..., C) and four times (C,) -> z = gamma (x - mean) rstd + beta (..., C), times slope where z <= 0."""
+    return leaky_relu(gamma * (x - mean) * rstd + beta, slope, out)
 
 
 def batch_norm_backward(
@@ -29,10 +32,13 @@ def batch_norm_backward(
     mean: Array,
     rstd: Array,
     gamma: Array,
+    beta: Array,
+    slope: float = 1.0,
     out: tuple[Array, Array, Array] | None = None,
 ) -> tuple[Array, Array, Array]:
-    """gy, x (..., C), the batch's own mean and rstd, gamma (C,) -> gx (..., C), ggamma (C,), gbeta (C,)."""
+    """gy, x (..., C), the batch's own mean and rstd, gamma, beta (C,) -> gx (..., C), ggamma (C,), gbeta (C,)."""
     C = x.shape[-1]
+    gy = leaky_relu_backward(gy, gamma * (x - mean) * rstd + beta, slope)
     gx, ggamma, gbeta = out or (np.empty(x.shape, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype))
     xhat, axes, n = (x - mean) * rstd, tuple(range(x.ndim - 1)), x.size // C
     ggamma[...] = (gy * xhat).sum(axes, dtype=np.float64)

@@ -33,7 +33,8 @@ TILES = {"winograd2": 2, "winograd4": 4}
 # longer vectors make these faster but not the memory, which is what transforms wait for.
 GATHER = 0.15  # a product's share of copying patches together
 TRANSFORM = 3  # a number of V or M
-WEIGHTS = 4.5  # a number of U, in each of two calls that share it; or of M, in the weight gradient
+WEIGHTS = 4.5  # a number of M, in the weight gradient
+KEPT = 6.5  # a number of U: 4.5 in each of two calls that share it, and 2 for its memory, which is taken all the while
 
 _setting = "auto"
 
@@ -76,8 +77,8 @@ def _vector() -> int:
     return simd.VECTOR_BYTES // 4 if simd.compiles else 0
 
 
-def cost(algorithm: str, N: int, C: int, O: int, g: Geometry) -> float:
-    """Time of one convolution of N images, in multiply-adds. The same for all three operations of the trio."""
+def cost(operation: str, algorithm: str, N: int, C: int, O: int, g: Geometry) -> float:
+    """Time of one convolution of N images, in multiply-adds; conv2d and conv_transpose2d take the same."""
     (oh, ow), (kh, kw) = g.y_size, g.window
     if algorithm == "direct":
         return N * oh * ow * kh * kw * C * O * (1 + GATHER)
@@ -86,19 +87,20 @@ def cost(algorithm: str, N: int, C: int, O: int, g: Geometry) -> float:
         return float("inf")
     points, K = (m + r - 1) ** 2, g.stride[0] ** 2 * C
     tiles = N * -(-oh // m) * -(-ow // m)
-    return points * (tiles * K * O + _vector() * (tiles * (K + O) * TRANSFORM + K * O * WEIGHTS))
+    weights = WEIGHTS if operation == "conv2d_weight" else KEPT
+    return points * (tiles * K * O + _vector() * (tiles * (K + O) * TRANSFORM + K * O * weights))
 
 
 @functools.cache
-def _cheapest(N: int, C: int, O: int, g: Geometry) -> str:
+def _cheapest(operation: str, N: int, C: int, O: int, g: Geometry) -> str:
     algorithms = ("direct", *TILES) if _vector() else ("direct",)
-    return min(algorithms, key=lambda algorithm: cost(algorithm, N, C, O, g))
+    return min(algorithms, key=lambda algorithm: cost(operation, algorithm, N, C, O, g))
 
 
 def conv_algorithm(operation: str, N: int, C: int, O: int, g: Geometry) -> str:
     """The algorithm that computes this one: "direct", "winograd2" or "winograd4"."""
     if _setting == "auto":
-        return _cheapest(N, C, O, g)
+        return _cheapest(operation, N, C, O, g)
     if _setting in TILES and phase_window(g) is None:
         raise ValueError(
             f"{operation}: {_setting} fits square windows of two or three strides, not a window {g.window} of stride "
@@ -111,11 +113,16 @@ def explain_conv(N: int, C: int, O: int, g: Geometry) -> str:
     """The rule at work, as text: estimated times in million multiply-adds, and an arrow at the choice."""
     (h, w), (kh, kw) = g.x_size, g.window
     lines = [f"convolution of x {(N, h, w, C)} with w {(kh, kw, C, O)}, stride {g.stride}, padding {g.padding}"]
+    lines.append(f"{'':13}{'conv2d, conv_transpose2d':>24}{'conv2d_weight':>16}")
     fits = phase_window(g) is not None
-    chosen = _cheapest(N, C, O, g) if _setting == "auto" else _setting
     for algorithm in ("direct", *TILES):
-        estimate = f"{cost(algorithm, N, C, O, g) / 1e6:10,.1f}" if fits or algorithm == "direct" else "does not fit"
-        lines.append(f"  {algorithm:9}  {estimate:>12}{'  <-' if algorithm == chosen else ''}")
+        cells = [f"  {algorithm:11}"]
+        for operation, width in ("conv2d", 21), ("conv2d_weight", 13):
+            possible = fits or algorithm == "direct"
+            estimate = f"{cost(operation, algorithm, N, C, O, g) / 1e6:,.1f}" if possible else "does not fit"
+            chosen = _cheapest(operation, N, C, O, g) if _setting == "auto" else _setting
+            cells.append(f"{estimate:>{width}}{' <-' if algorithm == chosen else '':3}")
+        lines.append("".join(cells).rstrip())
     if _setting != "auto":
         lines.append(f"  set_conv_algorithm({_setting!r}) is in force")
     if backend() == "reference" or not numba_available():

@@ -21,9 +21,7 @@ image. The three operations are three uses of this:
 
   conv2d            as above.
   conv_transpose2d  the pixels of x that are equal modulo the stride meet the same taps of the window, so each of the
-                    S * S phases is a stride-1 convolution over y with a part of the weight, turned around. Where x
-                    has few channels a panel would be mostly padding; then y's rows times the whole window is
-                    computed instead, and each row of the product is added onto the patch that it came from.
+                    S * S phases is a stride-1 convolution over y with a part of the weight, turned around.
   conv2d_weight     gw = A^T y: the same blocks of A, read along their other side and summed over the pixels.
 
 Extra memory of a call: at most SCRATCH numbers a thread, kept for the next call, and a copy of an argument that is
@@ -36,8 +34,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..jit import get_num_threads, njit, prange
+from ..jit import get_num_threads, inner, njit
 from ..loops import aligned, flat
+from ..parallel import run, task
 from ..simd import MR, columns, gemm_tile
 from .geometry import Geometry
 
@@ -74,14 +73,14 @@ GRID = np.dtype(
 # ---- moving patches ---------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@inner(cache=True)
 def _clip(low: int, high: int, x: int, W: int, C: int) -> tuple[int, int]:
     """The part of elements low..high of a run of pixels starting at x (any sign) that lies in a row of W pixels."""
     first = min(max(low, -x * C), high)
     return first, max(first, min(high, (W - x) * C))
 
 
-@njit(cache=True)
+@inner(cache=True)
 def _gather(
     source: Array, n: int, y: int, x: int, H: int, W: int, C: int, run: int, k0: int, k1: int, patch: Array, to: int
 ) -> None:
@@ -109,28 +108,7 @@ def _gather(
         y += 1
 
 
-@njit(cache=True)
-def _scatter_add(
-    patch: Array, at: int, k0: int, k1: int, target: Array, n: int, y: int, x: int, H: int, W: int, C: int, run: int
-) -> None:
-    """The reverse of `_gather`: elements k0..k1 of a patch are added to image n, where they lie inside it."""
-    y += k0 // run
-    low, left = k0 % run, k1 - k0
-    while left > 0:
-        high = min(run, low + left)
-        if 0 <= y < H:
-            first, last = _clip(low, high, x, W, C)
-            p = np.uintp(at + first - low)
-            t = np.uintp(((n * H + y) * W + x) * C + first)
-            for e in range(np.uintp(last - first)):
-                target[t + e] += patch[p + e]
-        at += high - low
-        left -= high - low
-        low = 0
-        y += 1
-
-
-@njit(cache=True)
+@inner(cache=True)
 def _pack(
     matrix: Array, at: int, row_step: int, column_step: int, rows: int, width: int, packed: Array, to: int
 ) -> None:
@@ -156,14 +134,14 @@ def _pack(
 # ---- the three kernels: what one thread does ---------------------------------------------------------------------
 
 
-@njit(cache=True)
+@inner(cache=True)
 def _share(count: int, thread: int, threads: int) -> tuple[int, int]:
     """First and last of a thread's part of `count` rows, in whole tiles."""
     tiles = (count + MR - 1) // MR
     return tiles * thread // threads * MR, min(tiles * (thread + 1) // threads * MR, count)
 
 
-@njit(cache=True)
+@inner(cache=True)
 def _store(tile: Array, at: int, width: int, add: bool, target: Array, to: int) -> None:
     """One row of a tile that does not lie in `target` as a whole."""
     s, t = np.uintp(at), np.uintp(to)
@@ -183,7 +161,7 @@ def _store(tile: Array, at: int, width: int, add: bool, target: Array, to: int) 
             target[t + e] = tile[s + e]
 
 
-@njit(cache=True)
+@inner(cache=True)
 def _gather_share(
     source: Array,
     size: Size,
@@ -250,50 +228,7 @@ def _gather_share(
                                 _store(c, c0 + e * panel, filled, k0 > 0, target, places[r0 + r + e] + o)
 
 
-@njit(cache=True)
-def _scatter_share(
-    source: Array,
-    size: Size,
-    weight: Array,
-    target: Array,
-    target_size: Size,
-    corner: Size,
-    window: tuple[int, int],
-    b: Array,
-    c: Array,
-    thread: int,
-    threads: int,
-) -> None:
-    OH, OW, O = size[1], size[2], size[3]
-    N, H, W, C = target_size
-    step_y, step_x, top, left = corner
-    run, image, pixels = window[1] * C, H * W * C, OH * OW
-    K = window[0] * run
-    panel = columns(target)
-    b0, c0 = thread * B_SIZE, thread * C_SIZE
-    first, last = N * thread // threads, N * (thread + 1) // threads
-    target[first * image : last * image] = 0
-    for k0 in range(0, K, NC):
-        k1 = min(k0 + NC, K)
-        for o0 in range(0, O, KC):
-            o1 = min(o0 + KC, O)
-            for k in range(k0, k1, panel):
-                _pack(weight, k * O + o0, 1, O, o1 - o0, min(panel, K - k), b, b0 + (k - k0) * KC)
-            for n in range(first, last):
-                for k in range(k0, k1, panel):
-                    p = 0
-                    while p < pixels:
-                        # Where fewer than MR rows are left: one at a time, the same one in all rows of the tile.
-                        rows = MR if p + MR <= pixels else 1
-                        at, step = (n * pixels + p) * O + o0, O if rows > 1 else 0
-                        gemm_tile(source, at, step, 1, b, b0 + (k - k0) * KC, c, c0, panel, o1 - o0, False)
-                        for e in range(rows):
-                            y, x = (p + e) // OW * step_y + top, (p + e) % OW * step_x + left
-                            _scatter_add(c, c0 + e * panel, k, min(k + panel, K), target, n, y, x, H, W, C, run)
-                        p += rows
-
-
-@njit(cache=True)
+@inner(cache=True)
 def _weight_share(
     source: Array,
     size: Size,
@@ -356,7 +291,7 @@ def _weight_share(
 # costs more, above all on a machine that has other work to do.
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True)
 def _gather_product(
     source: Array,
     size: Size,
@@ -370,28 +305,10 @@ def _gather_product(
 ) -> None:
     """target = patches of source times weight, over all grids; w_c, w_o: steps of the weight's channels."""
     threads, a, b, c, places = scratch
-    for thread in prange(threads):
-        _gather_share(source, size, weight, w_c, w_o, target, O, grids, a, b, c, places, np.intp(thread), threads)
+    run(threads, task(_gather_share, (source, size, weight, w_c, w_o, target, O, grids, a, b, c, places)))
 
 
-@njit(parallel=True, cache=True)
-def _scatter_product(
-    source: Array,
-    size: Size,
-    weight: Array,
-    target: Array,
-    target_size: Size,
-    corner: Size,
-    window: tuple[int, int],
-    scratch: Scratch,
-) -> None:
-    """target = each pixel of source times the whole window, added onto its patch. Threads share out the images."""
-    threads, _, b, c, _ = scratch
-    for thread in prange(threads):
-        _scatter_share(source, size, weight, target, target_size, corner, window, b, c, np.intp(thread), threads)
-
-
-@njit(parallel=True, cache=True)
+@njit(cache=True)
 def _weight_product(
     source: Array,
     size: Size,
@@ -415,9 +332,8 @@ def _weight_product(
         threads = min(threads, pixels)
     for o0 in range(0, O, NC):
         o1 = min(o0 + NC, O)
-        for index in prange(threads):
-            thread = np.intp(index)
-            _weight_share(source, size, gy, y_size, corner, window, target, o0, o1, by_pixels, a, b, c, thread, threads)
+        args = source, size, gy, y_size, corner, window, target, o0, o1, by_pixels, a, b, c
+        run(threads, task(_weight_share, args))
         if by_pixels:
             for k in range(K):
                 for o in range(o1 - o0):
@@ -440,17 +356,12 @@ def conv2d(x: Array, w: Array, g: Geometry, y: Array) -> None:
 
 def conv_transpose2d(y: Array, w: Array, g: Geometry, x: Array) -> None:
     """Fills x (N, H, W, C)."""
-    N, C, O = len(y), w.shape[2], w.shape[3]
+    C, O = w.shape[2:]
     g, C = _as_one_pixel(g, C)
-    scratch = _scratch(y.dtype)
-    source, weight, target = flat(y), flat(w), x.reshape(-1)
-    if 2 * C <= columns(y):
-        _scatter_product(source, y.shape, weight, target, (N, *g.x_size, C), _steps(g), g.window, scratch)
-        return
-    grids = _phases(g, C, O)
+    grids = phases(g, C, O)
     if not np.all(grids["high"] * grids["wide"]):  # pixels that no tap reaches
         x[...] = 0
-    _gather_product(source, y.shape, weight, 1, O, target, C, grids, scratch)
+    _gather_product(flat(y), y.shape, flat(w), 1, O, x.reshape(-1), C, grids, _scratch(y.dtype))
 
 
 def conv2d_weight(x: Array, y: Array, g: Geometry, w: Array) -> None:
@@ -479,7 +390,7 @@ def _forward(g: Geometry, C: int, O: int) -> Array:
 
 
 @functools.cache
-def _phases(g: Geometry, C: int, O: int) -> Array:
+def phases(g: Geometry, C: int, O: int) -> Array:
     """One grid for each remainder (r, q) of x's pixels modulo the stride: it meets every S-th tap, the last first."""
     (sh, sw), (ph, pw), (kh, kw), (h, w) = g
     return np.array(

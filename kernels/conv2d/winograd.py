@@ -43,8 +43,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..jit import get_num_threads, njit, prange
+from ..jit import get_num_threads, inner, njit
 from ..loops import aligned, flat, up
+from ..parallel import run, task
 from ..prepared import Prepared
 from ..simd import MR, VECTORS, columns, gemm_tile
 from .algebra import POINTS, matrices
@@ -64,8 +65,6 @@ ROWS, COLUMNS = 48 // MR * MR, 64  # the part of all M_p that the weight gradien
 PAD = 16  # a row stride that is a power of two would map all rows of V to one cache set
 TABLE = 4 * max(POINTS) ** 2  # offsets a thread: four tables of up to t x t pixels
 
-signed: Any = np.intp  # prange counts in unsigned numbers, for which everything would be compiled once more
-
 # What the functions below are compiled with: `instance` gives each F(m, R) its own constants and transforms.
 M, R, T = 2, 2, 3
 vector: Any = None
@@ -81,7 +80,7 @@ m_to_w: Any = None
 # ---- where pixels are --------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@inner(cache=True)
 def _square(
     table: Array, at: int, count: int, n: int, y: int, x: int, step: int, H: int, W: int, C: int, outside: int
 ) -> None:
@@ -94,13 +93,13 @@ def _square(
             table[at + i * count + j] = ((n * H + row) * W + column) * C if inside else outside
 
 
-@njit(cache=True)
+@inner(cache=True)
 def _multiples(table: Array, at: int, count: int, step: int) -> None:
     for p in range(count):
         table[at + p] = p * step
 
 
-@njit(cache=True)
+@inner(cache=True)
 def _place(tile: int, down: int, across: int, m: int) -> tuple[int, int, int]:
     """Image, row and column of a tile's first output; an image has down x across tiles of m x m."""
     return tile // (down * across), tile // across % down * m, tile % across * m
@@ -331,13 +330,11 @@ def _weights_share(
 
 
 def _forward(x: Array, u: Array, y: Array, shapes: Shapes, room: Room, threads: int) -> None:
-    for thread in prange(threads):
-        _forward_share(x, u, y, shapes, room, signed(thread), threads)
+    run(threads, task(_forward_share, (x, u, y, shapes, room)))
 
 
 def _transposed(y: Array, u: Array, x: Array, shapes: Shapes, room: Room, threads: int) -> None:
-    for thread in prange(threads):
-        _transposed_share(y, u, x, shapes, room, signed(thread), threads)
+    run(threads, task(_transposed_share, (y, u, x, shapes, room)))
 
 
 def _weight(
@@ -349,16 +346,13 @@ def _weight(
     tiles = N * down * across
     for first in range(0, tiles, chunk):
         last = min(first + chunk, tiles)
-        for thread in prange(threads):
-            _weight_inputs(x, y, shapes, first, last, chunk, u, room, signed(thread), threads)
-        for thread in prange(threads):
-            start, done = first == 0, last == tiles
-            _weight_sums(u, last - first, chunk, start, done, w, shapes, share, room, signed(thread), threads)
+        run(threads, task(_weight_inputs, (x, y, shapes, first, last, chunk, u, room)))
+        sums = u, last - first, chunk, first == 0, last == tiles, w, shapes, share, room
+        run(threads, task(_weight_sums, sums))
 
 
 def _weights(w: Array, C: int, O: int, step: int, turned: bool, u: Array, tables: Array, threads: int) -> None:
-    for thread in prange(threads):
-        _weights_share(w, C, O, step, turned, u, tables, signed(thread), threads)
+    run(threads, task(_weights_share, (w, C, O, step, turned, u, tables)))
 
 
 @functools.cache
@@ -367,11 +361,11 @@ def instance(m: int, r: int) -> SimpleNamespace:
     A, B, G = matrices(m, r)
     space = {**globals(), "M": m, "R": r, "T": m + r - 1}
 
-    def compiled(template: Any, name: str, **options: Any) -> Any:
+    def compiled(template: Any, name: str, jit: Any = inner) -> Any:
         # Numba names its cache entries after the function, and compiles its globals in as constants.
         twin = FunctionType(template.__code__, space, f"{name}_{m}_{r}")
         twin.__qualname__ = twin.__name__
-        return njit(cache=True, **options)(twin)
+        return jit(cache=True)(twin)
 
     transforms: tuple[tuple[str, Any, Array], ...] = (
         ("x_to_v", _sweep, B),
@@ -389,7 +383,7 @@ def instance(m: int, r: int) -> SimpleNamespace:
     for template in (_products, *shares):
         space[template.__name__] = compiled(template, template.__name__)
     parallel: tuple[Any, ...] = _forward, _transposed, _weight, _weights
-    return SimpleNamespace(**{f.__name__[1:]: compiled(f, f.__name__, parallel=True) for f in parallel})
+    return SimpleNamespace(**{f.__name__[1:]: compiled(f, f.__name__, njit) for f in parallel})
 
 
 # ---- calls -------------------------------------------------------------------------------------------------------
@@ -428,8 +422,9 @@ def conv2d_weight(x: Array, y: Array, g: Geometry, m: int, w: Array) -> None:
     if chunk < tiles:  # all parts of M are kept, and of its rows a thread has at most so many:
         rows = up(up(K, MR) // MR, threads) // threads * MR
         share *= up(rows, ROWS) // ROWS * (up(OP, COLUMNS) // COLUMNS)
-    u = _scratch("y", points * chunk * OP, w.dtype)
-    room = _room(w.dtype, points * chunk * (K + PAD) // threads + PAD, share, max(w.shape[2:]), 0)
+    # Large, and not kept: other kernels want the memory meanwhile.
+    u, v = (aligned(size, w.dtype, np.empty) for size in (points * chunk * OP, points * chunk * (K + PAD)))
+    room = v, *_room(w.dtype, 0, share, max(w.shape[2:]), 0)[1:]
     run.weight(flat(x), flat(y), w.reshape(-1), _shapes(x, y, g), chunk, u, share, room, threads)
 
 
@@ -455,17 +450,18 @@ def _transformed(w: Array, g: Geometry, m: int, turned: bool, prepared: Prepared
     step, (C, O) = g.stride[0], w.shape[2:]
     size = points * step**2 * (O * _panels(C, w) if turned else C * _panels(O, w))
 
-    def compute(u: Array) -> None:
+    def compute(u: Array) -> Array:
         threads = get_num_threads()
         source = flat(w.transpose(0, 1, 3, 2) if turned else w)
+        if (C if turned else O) % columns(w):
+            u[...] = 0  # the ends of panels stay so
         run.weights(source, C, O, step, turned, u, _scratch("tables", threads * TABLE, np.dtype(np.int64)), threads)
+        return u
 
     if prepared is not None:
-        return prepared.get(("winograd", m, step, turned, w.shape, w.dtype), lambda: aligned(size, w.dtype), compute)
-    u = _scratch("u", size, w.dtype)[:size]
-    u[...] = 0  # the ends of panels stay so
-    compute(u)
-    return u
+        key = "winograd", m, step, turned, w.shape, w.dtype
+        return prepared.get(key, lambda: compute(aligned(size, w.dtype, np.empty)))
+    return compute(_scratch("u", size, w.dtype)[:size])
 
 
 _kept: dict[tuple[str, np.dtype[Any]], Array] = {}

@@ -1,64 +1,71 @@
 """The specification of the optimizer updates."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Arrays = Sequence[Array]
 
 
 def sgd(
-    p: Array,
-    g: Array,
-    momentum_buffer: Array | None,
+    p: Arrays,
+    g: Arrays,
+    momentum_buffer: Arrays | None,
     *,
     lr: float,
     momentum: float,
     weight_decay: float,
-    first: bool,
-) -> Array:
-    """Gradient descent, with heavy-ball momentum if there is a buffer, whose content the first step ignores."""
-    g = g + weight_decay * p
-    if momentum_buffer is not None:
-        momentum_buffer[...] = g if first else momentum * momentum_buffer + g
-        g = momentum_buffer
-    p -= lr * g
+    first: Sequence[bool],
+) -> Arrays:
+    """Gradient descent, with heavy-ball momentum if there are buffers, whose content a first step ignores."""
+    for i, (weight, gradient) in enumerate(zip(p, g, strict=True)):
+        step = gradient + weight_decay * weight
+        if momentum_buffer is not None:
+            momentum_buffer[i][...] = step if first[i] else momentum * momentum_buffer[i] + step
+            step = momentum_buffer[i]
+        weight -= lr * step
     return p
 
 
 def rmsprop(
-    p: Array, g: Array, square_average: Array, *, lr: float, alpha: float, eps: float, weight_decay: float
-) -> Array:
+    p: Arrays, g: Arrays, square_average: Arrays, *, lr: float, alpha: float, eps: float, weight_decay: float
+) -> Arrays:
     """The gradient divided by the root of its running mean square."""
-    g = g + weight_decay * p
-    square_average[...] = alpha * square_average + (1 - alpha) * g * g
-    p -= lr * g / (np.sqrt(square_average) + eps)
+    for weight, gradient, square in zip(p, g, square_average, strict=True):
+        gradient = gradient + weight_decay * weight
+        square[...] = alpha * square + (1 - alpha) * gradient * gradient
+        weight -= lr * gradient / (np.sqrt(square) + eps)
     return p
 
 
 def adam(
-    p: Array,
-    g: Array,
-    m: Array,
-    v: Array,
+    p: Arrays,
+    g: Arrays,
+    m: Arrays,
+    v: Arrays,
     *,
     lr: float,
     beta1: float,
     beta2: float,
     eps: float,
     weight_decay: float,
-    step: int,
-) -> Array:
+    step: Sequence[int],
+) -> Arrays:
     """Running means m of g and v of g^2, corrected for their start at zero; `step` counts from 1."""
-    g = g + weight_decay * p
-    m[...] = beta1 * m + (1 - beta1) * g
-    v[...] = beta2 * v + (1 - beta2) * g * g
-    denominator = np.sqrt(v) / (1 - beta2**step) ** 0.5 + eps
-    p -= lr / (1 - beta1**step) * m / denominator
+    for weight, gradient, mean, square, t in zip(p, g, m, v, step, strict=True):
+        gradient = gradient + weight_decay * weight
+        mean[...] = beta1 * mean + (1 - beta1) * gradient
+        square[...] = beta2 * square + (1 - beta2) * gradient * gradient
+        denominator = np.sqrt(square) / (1 - beta2**t) ** 0.5 + eps
+        weight -= lr / (1 - beta1**t) * mean / denominator
     return p
 
 
-def clip_weights(p: Array, c: float) -> Array:
+def clip_weights(p: Arrays, c: float) -> Arrays:
     """p into [-c, c]."""
-    return np.clip(p, -c, c, out=p)
+    for weight in p:
+        np.clip(weight, -c, c, out=weight)
+    return p

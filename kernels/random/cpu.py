@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..jit import njit, prange
+from ..jit import inner, prange
 from ..loops import loop, result
 from .reference import M0, M1, W0, W1, check, floating
 
@@ -47,7 +47,7 @@ def normal(key: int, counter: int, n: int, dtype: DTypeLike, out: Array | None =
     return z
 
 
-@njit(cache=True)
+@inner(cache=True)
 def _block(b: Any, key: Any, low: Any, high: Any) -> Any:
     """The four words of block b after the counter (low, high)."""
     start = low + b

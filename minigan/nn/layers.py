@@ -33,8 +33,10 @@ class Linear(Module):
         self.weight = _uniform((c_in, c_out), bound)
         self.bias = _uniform((c_out,), bound) if bias else None
 
-    def forward(self, x: Any) -> Tensor:
-        return ops.linear(x, self.weight, self.bias)
+    def forward(self, x: Any, slope: float = 1.0) -> Tensor:
+        if self.bias is None or slope == 1:
+            return ops.linear(x, self.weight, self.bias)
+        return ops.bias_act(ops.linear(x, self.weight), self.bias, slope)
 
 
 class Conv2d(Module):
@@ -58,8 +60,10 @@ class Conv2d(Module):
         self.weight = _uniform(shape, bound)
         self.bias = _uniform((c_out,), bound) if bias else None
 
-    def forward(self, x: Any) -> Tensor:
-        return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+    def forward(self, x: Any, slope: float = 1.0) -> Tensor:
+        if self.bias is None or slope == 1:
+            return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        return ops.bias_act(ops.conv2d(x, self.weight, None, self.stride, self.padding), self.bias, slope)
 
     def options(self) -> str:
         return f"stride {self.stride}, padding {self.padding}"
@@ -92,8 +96,11 @@ class ConvTranspose2d(Module):
         self.weight = _uniform(shape, bound)
         self.bias = _uniform((c_out,), bound) if bias else None
 
-    def forward(self, x: Any) -> Tensor:
-        return ops.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, self.output_padding)
+    def forward(self, x: Any, slope: float = 1.0) -> Tensor:
+        options = self.stride, self.padding, self.output_padding
+        if self.bias is None or slope == 1:
+            return ops.conv_transpose2d(x, self.weight, self.bias, *options)
+        return ops.bias_act(ops.conv_transpose2d(x, self.weight, None, *options), self.bias, slope)
 
     def options(self) -> str:
         return f"stride {self.stride}, padding {self.padding}"
@@ -110,7 +117,7 @@ class BatchNorm1d(Module):
         self.beta = Parameter(np.zeros(channels, np.float32))
         self.running_mean, self.running_var = zeros(channels), ones(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
         if x.ndim != self.axes:
             raise ValueError(f"{type(self).__name__}: x must have {self.axes} axes, channels last, but is {x.shape}")
         return ops.batch_norm(
@@ -122,6 +129,7 @@ class BatchNorm1d(Module):
             self.training,
             self.momentum,
             self.eps,
+            slope,
         )
 
 
@@ -161,6 +169,8 @@ class InstanceNorm2d(LayerNorm):
 
 class ReLU(Module):
     """max(x, 0)."""
+
+    slope = 0.0
 
     def forward(self, x: Any) -> Tensor:
         return ops.relu(x)
@@ -291,7 +301,11 @@ class Embedding(Module):
 
 
 class Sequential(Module):
-    """One module after the other; children are named 0, 1, 2 ..."""
+    """One module after the other; children are named 0, 1, 2 ...
+
+    A batch norm or a bias does the work of the ReLU or leaky ReLU behind it in its own pass over memory, to the same
+    result.
+    """
 
     def __init__(self, *layers: Module) -> None:
         vars(self).update((str(i), layer) for i, layer in enumerate(layers))
@@ -312,6 +326,21 @@ class Sequential(Module):
 
     def forward(self, x: Any) -> Tensor:
         y: Tensor = x
-        for layer in self.layers:
-            y = layer(y)
+        layers: Iterator[Any] = iter([*self.layers, None])
+        layer = next(layers)
+        while layer is not None:
+            following = next(layers)
+            if _fuse(layer, following):
+                y, following = layer.forward(y, following.slope), next(layers)
+            else:
+                y = layer(y)
+            layer = following
         return y
+
+
+def _fuse(layer: Any, following: Any) -> bool:
+    """Whether the two are exactly what they seem, no subclass that computes something else, and `layer` has a pass."""
+    if type(following) not in (ReLU, LeakyReLU) or not following.slope >= 0:
+        return False
+    biased = type(layer) in (Linear, Conv2d, ConvTranspose2d) and layer.bias is not None
+    return biased or type(layer) in (BatchNorm1d, BatchNorm2d)

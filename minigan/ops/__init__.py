@@ -1,6 +1,6 @@
 """Everything that can be computed on tensors. One op is one readable unit; none fails at any order of derivative."""
 
-from .activation import elu, leaky_relu, relu, sigmoid, softplus, tanh
+from .activation import bias_act, elu, leaky_relu, relu, sigmoid, softplus, tanh
 from .conv import conv2d, conv2d_weight, conv_transpose2d
 from .elementwise import (
     abs,
@@ -40,10 +40,10 @@ from .shape import (
 )
 
 __all__ = [
-    "abs", "add", "as_index", "astype", "avg_pool2d", "batch_norm", "binary_cross_entropy_with_logits", "broadcast_to",
-    "clip", "concatenate", "conv2d", "conv2d_weight", "conv_transpose2d", "cross_entropy", "divide", "dropout", "elu",
-    "embedding", "exp", "flip", "getitem", "instance_norm", "layer_norm", "leaky_relu", "linear", "log", "log_softmax",
-    "logsumexp", "matmul", "max", "max_pool2d", "maximum", "mean", "minimum", "multiply", "negative", "pad", "power",
-    "relu", "reshape", "scatter_add", "sigmoid", "softmax", "softplus", "sqrt", "stack", "subtract", "sum", "tanh",
-    "transpose", "upsample_nearest", "var", "where",
+    "abs", "add", "as_index", "astype", "avg_pool2d", "batch_norm", "bias_act", "binary_cross_entropy_with_logits",
+    "broadcast_to", "clip", "concatenate", "conv2d", "conv2d_weight", "conv_transpose2d", "cross_entropy", "divide",
+    "dropout", "elu", "embedding", "exp", "flip", "getitem", "instance_norm", "layer_norm", "leaky_relu", "linear",
+    "log", "log_softmax", "logsumexp", "matmul", "max", "max_pool2d", "maximum", "mean", "minimum", "multiply",
+    "negative", "pad", "power", "relu", "reshape", "scatter_add", "sigmoid", "softmax", "softplus", "sqrt", "stack",
+    "subtract", "sum", "tanh", "transpose", "upsample_nearest", "var", "where",
 ]  # fmt: skip

@@ -10,45 +10,29 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..autograd import Function, is_recording
+from ..autograd import Function, as_tensors, is_recording
 from ..tensor import Array, Tensor
 from .elementwise import exp, where
-
-
-class Relu(Function):
-    saves_inputs = True
-
-    def forward(self, x: Array) -> Array:
-        return np.asarray(kernels.relu(x))
-
-    def backward(self, g: Tensor) -> Tensor:
-        return ReluBackward()(g, *self.inputs)
-
-
-class ReluBackward(Function):
-    """g where x > 0, else 0: linear in g, so its own gradient is itself."""
-
-    saves_inputs = True
-
-    def forward(self, g: Array, x: Array) -> Array:
-        return np.asarray(kernels.relu_backward(g, x))
-
-    def backward(self, g: Tensor) -> tuple[Tensor | None, ...]:
-        _, x = self.inputs
-        return ReluBackward()(g, x), None
+from .shape import sum_to
 
 
 class LeakyRelu(Function):
-    saves_inputs = True
+    """Its derivative goes by the sign of y, which is x's unless slope < 0; so x need not be kept."""
 
     def __init__(self, slope: float) -> None:
         self.slope = slope
+        self.saves_output, self.saves_inputs = slope >= 0, not slope >= 0
 
     def forward(self, x: Array) -> Array:
         return np.asarray(kernels.leaky_relu(x, self.slope))
 
     def backward(self, g: Tensor) -> Tensor:
-        return LeakyReluBackward(self.slope)(g, *self.inputs)
+        sign = self.inputs[0] if self.saves_inputs else self.output
+        return LeakyReluBackward(self.slope)(g, sign.detach())
+
+
+class Relu(LeakyRelu):
+    """The leaky one of slope 0."""
 
 
 class LeakyReluBackward(Function):
@@ -65,6 +49,26 @@ class LeakyReluBackward(Function):
     def backward(self, g: Tensor) -> tuple[Tensor | None, ...]:
         _, x = self.inputs
         return LeakyReluBackward(self.slope)(g, x), None
+
+
+class BiasAct(Function):
+    """leaky_relu(x + b, slope) in one pass, slope >= 0."""
+
+    saves_output = True
+
+    def __init__(self, slope: float) -> None:
+        self.slope = slope
+
+    def forward(self, x: Array, b: Array) -> Array:
+        self.channels = b.shape
+        return np.asarray(kernels.bias_act(x, b, self.slope))
+
+    def backward(self, g: Tensor) -> tuple[Tensor | None, ...]:
+        y = self.output.detach()
+        if is_recording() or not self.needs[1]:
+            gx = LeakyReluBackward(self.slope)(g, y)
+            return gx, sum_to(gx, self.channels) if self.needs[1] else None
+        return tuple(map(Tensor.of, kernels.bias_act_backward(g.array, y.array, self.slope)))
 
 
 class Elu(Function):
@@ -118,12 +122,20 @@ class Softplus(Function):
 
 def relu(x: Any) -> Tensor:
     """max(x, 0); derivative 0 at 0."""
-    return Relu()(x)
+    return Relu(0.0)(x)
 
 
 def leaky_relu(x: Any, slope: float = 0.01) -> Tensor:
     """x where x > 0, else slope * x; derivative `slope` at 0 (Maas et al. 2013)."""
     return LeakyRelu(slope)(x)
+
+
+def bias_act(x: Any, b: Any, slope: float = 1.0) -> Tensor:
+    """x (..., C), b (C,) -> leaky_relu(x + b, slope) (..., C), slope >= 0. Slope 0 is a ReLU, 1 nothing but a bias."""
+    x, b = as_tensors("bias_act", [x, b])
+    if x.ndim < 1 or b.shape != x.shape[-1:] or not slope >= 0:
+        raise ValueError(f"bias_act: x (..., C), b (C,) and slope >= 0 are {x.shape}, {b.shape} and {slope}")
+    return x + b if slope == 1 else BiasAct(slope)(x, b)
 
 
 def elu(x: Any, alpha: float = 1.0) -> Tensor:

@@ -17,12 +17,25 @@ from ..tensor import Array, Tensor
 
 Pair = int | tuple[int, int]
 
+NOTHING = Tensor(0)
+"""In place of an argument that nobody will ask for."""
+
 
 class Trilinear(Function):
+    """An argument is kept only for the gradient by the other: of a frozen layer, the images need not be."""
+
     saves_inputs = True
 
     def __init__(self, geometry: Geometry, prepared: kernels.Prepared | None = None) -> None:
         self.geometry, self.prepared = geometry, prepared
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        result = super().__call__(*inputs)
+        if self._inputs and not all(self.parents):
+            self._inputs = tuple(
+                saved if other else (NOTHING, 0) for saved, other in zip(self._inputs, self.parents[::-1], strict=True)
+            )
+        return result
 
 
 class Conv2d(Trilinear):
@@ -33,8 +46,8 @@ class Conv2d(Trilinear):
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
         x, w = self.inputs
+        gw = Conv2dWeight(self.geometry)(x, gy) if self.needs[1] else None  # first: so it needs no memory beside gx
         gx = ConvTranspose2d(self.geometry, _slot(w))(gy, w) if self.needs[0] else None
-        gw = Conv2dWeight(self.geometry)(x, gy) if self.needs[1] else None
         return gx, gw
 
 
@@ -46,8 +59,8 @@ class ConvTranspose2d(Trilinear):
 
     def backward(self, gx: Tensor) -> tuple[Tensor | None, ...]:
         y, w = self.inputs
-        gy = Conv2d(self.geometry, _slot(w))(gx, w) if self.needs[0] else None
         gw = Conv2dWeight(self.geometry)(gx, y) if self.needs[1] else None
+        gy = Conv2d(self.geometry, _slot(w))(gx, w) if self.needs[0] else None
         return gy, gw
 
 

@@ -1,8 +1,9 @@
 """Batch, layer and instance normalisation.
 
-Batch norm is fused: one kernel forward, one for the ordinary backward. Its *definition* is three lines of primitive
-ops; where a graph of the gradient is being recorded, the gradient is derived from those (autograd.rederive), so any
-order of derivative is right without deriving one by hand. Layer and instance norm are their definitions.
+Batch norm is fused, together with an activation behind it: one kernel forward, one for the ordinary backward. Its
+*definition* is a few lines of primitive ops; where a graph of the gradient is being recorded, the gradient is derived
+from those (autograd.rederive), so any order of derivative is right without deriving one by hand. Layer and instance
+norm are their definitions.
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from .. import kernels
 from ..autograd import Function, as_tensors, is_recording, rederive
 from ..tensor import Array, Tensor
+from .activation import leaky_relu
 from .reduce import mean
 
 
@@ -22,26 +24,31 @@ def standardize(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
 
 
 class BatchNorm(Function):
-    """gamma * (x - mean) / sqrt(var + eps) + beta, over all axes but the last, with the batch's own statistics."""
+    """gamma * (x - mean) / sqrt(var + eps) + beta, over all axes but the last, with the batch's own statistics.
+
+    What is not positive is multiplied by `slope`: the activation behind it.
+    """
 
     saves_inputs = True
 
-    def __init__(self, eps: float) -> None:
-        self.eps = eps
+    def __init__(self, eps: float, slope: float = 1.0) -> None:
+        self.eps, self.slope = eps, slope
 
     def definition(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        return standardize(x, tuple(range(x.ndim - 1)), self.eps) * gamma + beta
+        z = standardize(x, tuple(range(x.ndim - 1)), self.eps) * gamma + beta
+        return z if self.slope == 1 else leaky_relu(z, self.slope)
 
     def forward(self, x: Array, gamma: Array, beta: Array) -> Array:
         self.mean, self.var = kernels.batch_norm_statistics(x)
         self.kept = (self.mean, kernels.power(kernels.add(self.var, x.dtype.type(self.eps)), -0.5))
-        return np.asarray(kernels.batch_norm_apply(x, *self.kept, gamma, beta))
+        return np.asarray(kernels.batch_norm_apply(x, *self.kept, gamma, beta, self.slope))
 
     def backward(self, g: Tensor) -> tuple[Tensor | None, ...]:
         x, gamma, beta = self.inputs
         if is_recording():
             return rederive(self.definition, (x, gamma, beta), g, self.needs)
-        return tuple(map(Tensor.of, kernels.batch_norm_backward(g.array, x.array, *self.kept, gamma.array)))
+        arrays = g.array, x.array, *self.kept, gamma.array, beta.array
+        return tuple(map(Tensor.of, kernels.batch_norm_backward(*arrays, self.slope)))
 
 
 def batch_norm(
@@ -53,8 +60,9 @@ def batch_norm(
     training: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    slope: float = 1.0,
 ) -> Tensor:
-    """x (..., C), gamma and beta (C,) -> (..., C) (Ioffe & Szegedy 2015).
+    """x (..., C), gamma and beta (C,) -> (..., C) (Ioffe & Szegedy 2015); then leaky_relu of that slope, 0 for a ReLU.
 
     Training: the statistics of this batch, over all axes but the last; the running ones move towards them by
     `momentum` (the running variance is the unbiased one, divided by N - 1). Otherwise: the running statistics.
@@ -75,11 +83,11 @@ def batch_norm(
             raise ValueError("batch_norm: training=False needs running_mean and running_var")
         scale: Tensor = gamma * (running_var + eps) ** -0.5
         y: Tensor = x * scale + (beta - running_mean * scale)
-        return y
+        return y if slope == 1 else leaky_relu(y, slope)
     count = x.size // x.shape[-1] if x.size else 0
     if count < 2:
         raise ValueError(f"batch_norm: training needs at least 2 values a channel, but x {x.shape} has {count}")
-    node = BatchNorm(eps)
+    node = BatchNorm(eps, slope)
     result = node(x, gamma, beta)
     if running_mean is not None and running_var is not None:
         with running_mean.writing() as m, running_var.writing() as v:
