@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import count
+from itertools import count, pairwise
 from math import prod
 from typing import Any
 from zlib import crc32
@@ -96,16 +96,21 @@ def _of_nets(size: int, width: int) -> list[Case]:
 
 
 def _of_layers(size: int, width: int, net: Sequential, shape: tuple[int, ...]) -> Iterator[Case]:
-    for layer in net:
+    done = None
+    for layer, following in pairwise([*net, None]):
         with no_grad(), kernels.use("reference"):
             # One sample shows the shapes.
             after = (BATCH, *layer(Tensor(np.zeros((1, *shape[1:]), np.float32))).shape[1:])
         if isinstance(layer, Conv2d | ConvTranspose2d):
             yield from _convolution(size, width, layer, shape, after)
-        elif isinstance(layer, BatchNorm2d):
-            yield _pointwise(size, width, "batch_norm forward", shape, 2, partial(_batch_norm, shape, layer.eps))
-            run = partial(_batch_norm_backward, shape, layer.eps)
-            yield _pointwise(size, width, "batch_norm backward", shape, 3, run)
+        elif isinstance(layer, BatchNorm2d) and isinstance(following, ReLU | LeakyReLU):
+            name, done = f"batch_norm + {ACTIVATIONS[type(following)]}", following
+            run = partial(_batch_norm, shape, layer.eps, following.slope)
+            yield _pointwise(size, width, f"{name} forward", shape, 2, run)
+            run = partial(_batch_norm_backward, shape, layer.eps, following.slope)
+            yield _pointwise(size, width, f"{name} backward", shape, 3, run)
+        elif layer is done:
+            pass
         elif type(layer) in ACTIVATIONS:
             name = ACTIVATIONS[type(layer)]
             slope = (layer.slope,) if isinstance(layer, LeakyReLU) else ()
@@ -210,30 +215,33 @@ def _parameters(C: int) -> tuple[Array, Array]:
     return 1 + normal("gamma", C, scale=0.02), normal("beta", C, scale=0.02)
 
 
-def _batch_norm(shape: tuple[int, ...], eps: float) -> Contenders:
+def _batch_norm(shape: tuple[int, ...], eps: float, slope: float) -> Contenders:
     x, (gamma, beta) = normal("x", *shape), _parameters(shape[3])
 
     def run(statistics: Any, apply: Any, x: Array, gamma: Array, beta: Array) -> Array:
         mean, var = statistics(x)
-        y: Array = apply(x, mean, (var + x.dtype.type(eps)) ** -0.5, gamma, beta)
+        y: Array = apply(x, mean, (var + x.dtype.type(eps)) ** -0.5, gamma, beta, slope)
         return y
 
     return Contenders(
         partial(run, kernels.batch_norm_statistics, kernels.batch_norm_apply, x, gamma, beta),
         lambda: run(_reference("batch_norm_statistics"), _reference("batch_norm_apply"), *_double(x, gamma, beta)),
-        _rivals(rival.batch_norm, x, gamma, beta, eps),
+        _rivals(rival.batch_norm, x, gamma, beta, eps, slope),
     )
 
 
-def _batch_norm_backward(shape: tuple[int, ...], eps: float) -> Contenders:
-    gy, x, (gamma, _) = normal("y", *shape), normal("x", *shape), _parameters(shape[3])
+def _batch_norm_backward(shape: tuple[int, ...], eps: float, slope: float) -> Contenders:
+    gy, x, (gamma, beta) = normal("y", *shape), normal("x", *shape), _parameters(shape[3])
     exact = _double(x)[0].reshape(-1, shape[3])
     mean, rstd = exact.mean(0), (exact.var(0) + eps) ** -0.5
-    ours = gy, x, mean.astype(np.float32), rstd.astype(np.float32), gamma
+    z = gamma * (x - mean) * rstd + beta
+    # Where rounding alone decides on which side of 0 the activation is, any result is right: no gradient comes there.
+    gy = np.where(np.abs(z) > 1e-5, gy, np.float32(0))
+    ours = gy, x, mean.astype(np.float32), rstd.astype(np.float32), gamma, beta, slope
     return Contenders(
         lambda: kernels.batch_norm_backward(*ours),
-        lambda: _reference("batch_norm_backward")(*_double(gy, x), mean, rstd, *_double(gamma)),
-        _rivals(rival.batch_norm_backward, gy, x, gamma, eps),
+        lambda: _reference("batch_norm_backward")(*_double(gy, x), mean, rstd, *_double(gamma, beta), slope),
+        _rivals(rival.batch_norm_backward, gy, x, gamma, beta, eps, slope),
     )
 
 
@@ -270,7 +278,7 @@ def _build_adam(elements: int) -> Contenders:
     state = p.copy(), np.zeros_like(p), np.zeros_like(p)
 
     def run(kernel: Any, p: Array, g: Array, m: Array, v: Array) -> Array:
-        kernel(p, g, m, v, weight_decay=0.0, step=1, **ADAM)
+        kernel([p], [g], [m], [v], weight_decay=0.0, step=[1], **ADAM)
         return p
 
     def truth() -> Array:

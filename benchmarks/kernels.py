@@ -11,11 +11,10 @@ import rival  # isort: split
 
 import argparse
 import json
-import os
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,55 +22,21 @@ import machine
 import numba
 import numpy as np
 from cases import Case, Contenders, cases
+from options import NO_TORCH, file, positive, present, thread_count, write
 from report import FIELDS, Checked, Machine, Times, markdown, roofline, row, summary, table
 from rival import Array, Call
 from tqdm import tqdm
-
-from minigan.files import replace
 
 LIMIT = 2e-5
 """Largest error / largest value that a row may have: what winograd4, the least exact algorithm, promises."""
 
 FLUSH = 64 << 20  # bytes
-ROOM = 1 << 20  # bytes that a file to be written may take
 PICTURES = (".png", ".svg", ".pdf")
 SEED = 0
-BUSY = 0.5  # load average per core
 
 
 class WrongResultError(Exception):
     """A kernel computed something else than its reference."""
-
-
-def positive(text: str) -> int:
-    """An argparse type: a whole number above 0."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def thread_count(text: str) -> int:
-    """An argparse type: a number of threads that Numba has."""
-    most = numba.config.NUMBA_NUM_THREADS
-    if not text.isdecimal() or not 1 <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 1 and {most}, the cores that Numba found")
-    return int(text)
-
-
-def file(text: str) -> Path:
-    """An argparse type: a file that can be written, as far as one can know before."""
-    path = Path(text)
-    part = Path(f"{path}.{os.getpid()}.part")
-    try:
-        if path.exists() and not path.is_file():
-            raise argparse.ArgumentTypeError(f"{text} is there and is not a file; name another one")
-        try:
-            part.write_bytes(bytes(ROOM))
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"cannot write {text}: {error.strerror}; name another file") from error
-    return path
 
 
 def picture(text: str) -> Path:
@@ -165,24 +130,9 @@ def start(threads: int) -> Machine:
     if rival.torch:
         rival.start(threads)
     else:
-        print("PyTorch is not installed, so there is nothing to compare with: pip install torch", file=sys.stderr)
+        print(NO_TORCH, file=sys.stderr)
     here = machine.describe(threads)
-    print(
-        f"{here['cpu']}: {threads} of {here['cores']} cores, Numba's threading layer {here['threading_layer']}, "
-        f"peak {here['peak_gflops']:.0f} GFLOP/s, copy {here['copy_gbps']:.0f} GB/s\n"
-    )
-    if (here["load"] or 0) > BUSY * here["cores"]:
-        print(
-            f"Other programs run here (load {here['load']:.1f}): what takes less than a slice of the scheduler, some "
-            "milliseconds, is not measured now.",
-            file=sys.stderr,
-        )
-    if here["threading_layer"] == "workqueue":
-        print(
-            "Numba's workqueue layer is slower than OpenMP or TBB, and must not be used by two threads of Python at "
-            "once: pip install tbb",
-            file=sys.stderr,
-        )
+    present(here)
     return here
 
 
@@ -235,14 +185,6 @@ def report(
         write(args.json, lambda part: Path(part).write_text(text))
     if args.picture:
         write(args.picture, lambda part: roofline(rows, here, part, args.picture.suffix[1:]))
-
-
-def write(path: Path, how: Callable[[str], object]) -> None:
-    """`path` whole or not at all. An OSError says which file it was."""
-    try:
-        replace(path, how)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}; the table above is all there is") from error
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ it the threads and the setting that kernels/jit.py made for Numba. In this order
 import importlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,16 +63,20 @@ def convolution(what: str, transposed: bool, x: Array, w: Array, y: Array, g: An
     return lambda: backward(gradient, source, weight, *rest)[needed.index(True)]
 
 
-def batch_norm(x: Array, gamma: Array, beta: Array, eps: float, layout: str) -> Call:
-    source, scale, shift = tensor(x, IMAGE, layout), vector(gamma), vector(beta)
-    return lambda: torch.nn.functional.batch_norm(source, None, None, scale, shift, training=True, eps=eps)
+def batch_norm(x: Array, gamma: Array, beta: Array, eps: float, slope: float, layout: str) -> Call:
+    """And the activation behind it, in place as most nets have it."""
+    source, scale, shift, function = tensor(x, IMAGE, layout), vector(gamma), vector(beta), torch.nn.functional
+    leak = partial(function.leaky_relu_, negative_slope=slope) if slope else function.relu_
+    return lambda: leak(function.batch_norm(source, None, None, scale, shift, training=True, eps=eps))
 
 
-def batch_norm_backward(gy: Array, x: Array, gamma: Array, eps: float, layout: str) -> Call:
+def batch_norm_backward(gy: Array, x: Array, gamma: Array, beta: Array, eps: float, slope: float, layout: str) -> Call:
     gradient, source, scale = tensor(gy, IMAGE, layout), tensor(x, IMAGE, layout), vector(gamma)
-    _, mean, rstd = torch.native_batch_norm(source, scale, None, None, None, True, 0.1, eps)
-    rest = (scale, None, None, mean, rstd, True, eps, (True, True, True))
-    return lambda: torch.ops.aten.native_batch_norm_backward(gradient, source, *rest)
+    y, mean, rstd = torch.native_batch_norm(source, scale, vector(beta), None, None, True, 0.1, eps)
+    aten, rest = torch.ops.aten, (scale, None, None, mean, rstd, True, eps, (True, True, True))
+    leak = partial(aten.leaky_relu_backward, negative_slope=slope, self_is_result=True)
+    leak = leak if slope else partial(aten.threshold_backward, threshold=0)
+    return lambda: aten.native_batch_norm_backward(leak(gradient, y), source, *rest)
 
 
 def activation(name: str, x: Array, slope: tuple[float, ...], layout: str) -> Call:

@@ -1,0 +1,129 @@
+"""What benchmarks/train_step.py measured: rows of JSON and two tables."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from step_rows import Row
+
+Ready = dict[str, Any]
+"""What a contender found in its first steps (step_worker.py)."""
+Turns = dict[str, dict[str, Any]]
+"""Contender -> {"ms", "faults"} of a step, in one round."""
+Figures = dict[str, Any]
+
+FIELDS = {
+    "name": "of the row: image size, objective, what is updated, width of the nets, batch",
+    "objective": "as in examples/dcgan_mnist.py",
+    "image_size": "pixels; null for points in the plane",
+    "width": "channels of the layer next to the image, or of all hidden layers",
+    "batch": "images, or points",
+    "ours_ms": "median over the rounds, of one step",
+    "images_per_s": "batch / ours_ms: of the data, D's fakes not counted",
+    "torch_ms": "median of the fair rival, in the variant of the lowest median",
+    "torch_layout": "that variant: a memory format; of points, which have none, a number of threads",
+    "torch_variants_ms": "median of each variant",
+    "torch_adam": "the optimizer's implementation that was fastest: fused, foreach or for-loop; with clip, RMSprop's",
+    "ratio": "median over the rounds of torch_ms / ours_ms in the same round",
+    "torch_as_written_ms": "median: NCHW, default optimizer, one G(z) for both players, D not frozen in G's step",
+    "as_written_ratio": "the same ratio of that",
+    "torch_compile_ms": "median of the fair rival under torch.compile; null unless --all-rivals",
+    "compile_ratio": "the same ratio of that",
+    "torch_bf16_ms": "median of the fair rival under bf16 autocast; null unless --all-rivals",
+    "bf16_ratio": "the same ratio of that",
+    "not_run": "contender -> why it did not start, of torch.compile and bf16",
+    "peak_mb": "MB by which the first steps' highest use of memory exceeds that after building nets and optimizers",
+    "torch_peak_mb": "the same, of the variant in torch_layout",
+    "faults": "minor page faults of one step, median over the rounds",
+    "torch_faults": "the same, of the variant in torch_layout",
+}
+
+FAIR = ("nchw", "channels_last", "all threads", "one thread")
+OTHERS = {"as written": "as_written", "torch.compile": "compile", "bf16": "bf16"}
+"""Contender -> its name in FIELDS."""
+
+
+def figures(
+    name: str, row: Row, ready: Mapping[str, Ready], turns: Sequence[Turns], not_run: Mapping[str, str]
+) -> Figures:
+    """A row of the JSON file. `turns` has an item for each round, at least one."""
+    ms = {contender: median(turn[contender]["ms"] for turn in turns) for contender in ready}
+    variants = {contender: ms[contender] for contender in FAIR if contender in ms}
+    best = min(variants, key=variants.__getitem__, default=None)
+
+    def ratio(contender: str | None) -> float | None:
+        return median(turn[contender]["ms"] / turn["ours"]["ms"] for turn in turns) if contender in ms else None
+
+    def faults(contender: str | None) -> float | None:
+        found = [turn[contender]["faults"] for turn in turns if contender in turn]
+        return None if not found or None in found else median(found)
+
+    values = {
+        "name": name,
+        "objective": row.objective,
+        "image_size": row.size,
+        "width": row.width,
+        "batch": row.batch,
+        "ours_ms": ms["ours"],
+        "images_per_s": 1e3 * row.batch / ms["ours"],
+        "torch_ms": best and ms[best],
+        "torch_layout": best,
+        "torch_variants_ms": variants,
+        "torch_adam": best and ready[best]["optimizer"],
+        "ratio": ratio(best),
+        **{f"torch_{field}_ms": ms.get(contender) for contender, field in OTHERS.items()},
+        **{f"{field}_ratio": ratio(contender) for contender, field in OTHERS.items()},
+        "not_run": dict(not_run),
+        "peak_mb": ready["ours"]["peak_mb"],
+        "torch_peak_mb": best and ready[best]["peak_mb"],
+        "faults": faults("ours"),
+        "torch_faults": faults(best),
+    }
+    return {field: values[field] for field in FIELDS}
+
+
+COLUMNS = {
+    "ours ms": ("ours_ms", ".1f"),
+    "images/s": ("images_per_s", ".0f"),
+    "PyTorch ms": ("torch_ms", ".1f"),
+    "ratio": ("ratio", ".2f"),
+    "variant": ("torch_layout", ""),
+    "optimizer": ("torch_adam", ""),
+    "as written": ("torch_as_written_ms", ".1f"),
+    "compiled": ("torch_compile_ms", ".1f"),
+    "bf16": ("torch_bf16_ms", ".1f"),
+    "bf16 ratio": ("bf16_ratio", ".2f"),
+    "MB": ("peak_mb", ".0f"),
+    "PyTorch MB": ("torch_peak_mb", ".0f"),
+    "faults": ("faults", ".0f"),
+    "PyTorch's": ("torch_faults", ".0f"),
+}
+
+
+def _cell(row: Figures, field: str, form: str) -> str:
+    return "-" if row[field] is None else format(row[field], form)
+
+
+def table(rows: Sequence[Figures]) -> str:
+    """All of it, for a wide terminal."""
+    left = max(len(row["name"]) for row in rows)
+    lines = [" " * left + "".join(f"{title:>15}" for title in COLUMNS)]
+    for row in rows:
+        cells = (_cell(row, *column) for column in COLUMNS.values())
+        lines.append(f"{row['name']:{left}}" + "".join(f"{cell:>15}" for cell in cells))
+    return "\n".join(lines)
+
+
+def markdown(rows: Sequence[Figures]) -> str:
+    """The table of the README."""
+    titles = (
+        *("step", "ours, ms", "images/s", "PyTorch, ms", "ratio", "PyTorch as written, ms", "bf16 autocast, ms"),
+        "ours/PyTorch memory, MB",
+    )
+    columns = ("ours ms", "images/s", "PyTorch ms", "ratio", "as written", "bf16")
+    lines = [f"| {' | '.join(titles)} |", "|---" + "|---:" * (len(titles) - 1) + "|"]
+    for row in rows:
+        cells = [_cell(row, *COLUMNS[column]) for column in columns]
+        memory = " / ".join(_cell(row, *COLUMNS[column]) for column in ("MB", "PyTorch MB"))
+        lines.append(f"| {' | '.join([row['name'], *cells, memory])} |")
+    return "\n".join(lines)
