@@ -97,7 +97,8 @@ def torch(row: str, threads: int, options: dict[str, Any]) -> None:
     from torch_steps import Rival
 
     rival.torch.set_num_threads(threads)
-    contender = Rival(ROWS[row], **{"optimizer": "foreach", **options})
+    leanest = "for-loop" if ROWS[row].clip else "fused"  # whose updates make no temporary arrays
+    contender = Rival(ROWS[row], **{"optimizer": leanest, **options})
     wait()
     peak = peak_mb(contender.step)
     optimizer = options.get("optimizer") or contender.take_fastest_optimizer()

@@ -108,7 +108,10 @@ class Rival:
         return self.normal((self.row.batch, self.row.latent))
 
     def d_loss(self, fake: Any) -> Any:
-        real_score, fake_score = self.D(self.real), self.D(fake)
+        if self.row.penalty is None:
+            real_score, fake_score = self.D(self.real), self.D(fake)
+        else:  # no batch norm: one batch, as ours
+            real_score, fake_score = self.D(torch.cat([self.real, fake])).chunk(2)
         if self.row.objective == "gan":
             return softplus(-real_score).mean() + softplus(fake_score).mean()
         loss = fake_score.mean() - real_score.mean()

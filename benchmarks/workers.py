@@ -43,7 +43,10 @@ class Worker:
         assert self.process.stdout
         line = self.process.stdout.readline()
         if line:
-            return json.loads(line)
+            try:
+                return json.loads(line)
+            except ValueError:
+                raise WorkerError(f"{self.label}: its process printed {line.strip()!r} in place of an answer") from None
         code = self.process.wait()
         self.errors.seek(0)
         *_, last = ["it wrote no error", *filter(None, map(str.strip, self.errors))]

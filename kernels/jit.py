@@ -85,7 +85,8 @@ def shared_safely() -> bool:
         importlib.import_module("numba.np.ufunc.omppool")
     except ImportError:
         return False
-    return str(numba.config.THREADING_LAYER).lower() not in ("workqueue", "forksafe")
+    asked, first = str(numba.config.THREADING_LAYER).lower(), str(numba.config.THREADING_LAYER_PRIORITY[0]).lower()
+    return asked not in ("workqueue", "forksafe") and first != "workqueue"
 
 
 def _after_fork() -> None:

@@ -1,4 +1,4 @@
-"""A loop over threads that costs little to compile, since all kernels share one.
+"""A loop over threads that costs little to compile, since all convolutions share one.
 
 Numba compiles the body of a `prange`, and all that it calls, four times over: by itself, in the function that it makes
 of the loop, in the wrapper around that, and in the function around the loop. So here is one `prange`, compiled once,
@@ -7,6 +7,9 @@ whose body calls whatever it is given the address of:
     @njit(cache=True)
     def product(a, b, threads):
         run(threads, task(share, (a, b)))       share(a, b, thread, threads), for each thread of so many
+
+What Numba would see to in a `prange` is up to the caller here: arrays in the tuple are arguments of the function, since
+one that it made itself might be freed before `run` reads it, and an exception in a share is lost.
 """
 
 from typing import Any
@@ -17,7 +20,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .jit import njit, prange
+from .jit import get_num_threads, njit, prange
 
 INDEX = ir.IntType(64)
 ENTRY = ir.FunctionType(ir.VoidType(), [INDEX] * 3)  # address of the arguments, thread, threads
@@ -64,3 +67,8 @@ def run(threads: int, task: tuple[int, int]) -> None:
     """Does the task on each of `threads` threads, and waits for all of them."""
     for thread in prange(threads):
         _call(task, np.intp(thread), threads)
+
+
+# Starts the threads. Numba does so when it loads the machine code of a prange; of a caller of `run` it does not know
+# that there is one in it, if `run` came from the cache when the caller was compiled.
+get_num_threads()

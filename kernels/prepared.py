@@ -26,7 +26,9 @@ class Prepared:
     def at(self, version: int) -> "Prepared":
         """This slot, emptied if the weight has another version than at the last call."""
         if version != self._version:
-            self._version, self._expected, self._uses = version, self._uses, Counter()
+            if self._uses:  # a version that nobody used says nothing
+                self._expected, self._uses = self._uses, Counter()
+            self._version = version
             self._arrays.clear()
         return self
 

@@ -95,3 +95,25 @@ def test_without_a_home_the_cache_is_temporary(tmp_path: Path) -> None:
     assert folder.parent == tmp_path
     assert not list(tmp_path.iterdir())  # gone with its process
     assert not (ROOT / "~").exists()
+
+
+# Each is the first to call one more kernel. What is compiled while the loop over threads comes from the cache must
+# still start the threads when it comes from there itself.
+CONVOLUTION = """
+import numpy as np
+from minigan import kernels
+g = kernels.Geometry((1, 1), (0, 0), (1, 1), (8, 8))
+kernels.conv2d(np.ones((2, 8, 8, 20), np.float32), np.ones((1, 1, 20, 20), np.float32), g)
+"""
+SMALL_PRODUCT = """
+import numpy as np
+from minigan import kernels
+kernels.matmul(np.ones((64, 64), np.float32), np.ones((64, 64), np.float32))
+"""
+
+
+def test_a_kernel_from_the_cache_finds_its_threads(tmp_path: Path) -> None:
+    for program in (CONVOLUTION, SMALL_PRODUCT, SMALL_PRODUCT):
+        process = start(program, XDG_CACHE_HOME=str(tmp_path))
+        assert process.communicate() == ("", "")
+        assert process.returncode == 0

@@ -346,6 +346,15 @@ def test_without_numba_one_warning_and_the_right_numbers() -> None:
     assert error.startswith("ImportError: ")
 
 
+@dtypes
+def test_a_matrix_product_into_its_own_factor(dtype: Any) -> None:
+    a, b = (np.random.default_rng(0).standard_normal((64, 64)).astype(dtype) for _ in range(2))
+    expected = kernels.matmul(a, b)
+    left, right = a.copy(), b.copy()
+    np.testing.assert_array_equal(kernels.matmul(left, b, out=left), expected)
+    np.testing.assert_array_equal(kernels.matmul(a, right, out=right), expected)
+
+
 # ---- refusals --------------------------------------------------------------------------------------------------
 
 

@@ -120,6 +120,15 @@ def test_sequential_does_an_activation_in_the_pass_before_it(activation: nn.Modu
     assert (nodes.count("bias_act("), nodes.count("relu(")) == (3, 2)  # behind an activation, and behind no bias
 
 
+def test_sequential_leaves_alone_what_is_not_what_it_seems() -> None:
+    patched, x = nn.Linear(3, 4), mg.ones((2, 3))
+    patched.forward = lambda x: mg.zeros((2, 4))  # type: ignore[method-assign, assignment, misc]
+    assert not nn.Sequential(patched, nn.ReLU())(x).array.any()
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        nn.Sequential(nn.Linear(3, 4), None, nn.ReLU())(x)  # type: ignore[arg-type]
+    assert nn.Sequential(nn.Linear(3, 0), nn.ReLU())(x).shape == (2, 0)
+
+
 def test_sequential_leaves_subclasses_alone() -> None:
     class Negated(nn.ReLU):
         def forward(self, x: Any) -> mg.Tensor:

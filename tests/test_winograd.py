@@ -470,8 +470,13 @@ def test_a_slot_computes_once_a_version_and_lets_go_after_as_many_uses_as_before
     assert get("a") is second  # for the third time, as in the version before
     assert get("b")[0] == 2
     assert not slot._arrays
+    slot.at(2)
+    slot.at(3)  # two writes in a row: clipping comes after the update
+    for _ in range(3):
+        get("a")
+    assert not slot._arrays
     third = get("a")  # once more than expected
-    assert (third[0], get("a") is third, set(slot._arrays)) == (3, True, {"a"})
+    assert (third[0], get("a") is third, set(slot._arrays)) == (4, True, {"a"})
 
 
 @pytest.fixture

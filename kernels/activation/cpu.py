@@ -31,7 +31,8 @@ def bias_act(x: Array, b: Array, slope: float, out: Array | None = None) -> Arra
     if b.shape != C or b.dtype != x.dtype:
         raise ValueError(f"{op}: x is {x.dtype} {x.shape}, so b must be {x.dtype} {C}, not {b.dtype} {b.shape}")
     y = result(op, out, x.shape, x.dtype)
-    _bias_act(flat(x, -1, *C), flat(b), x.dtype.type(slope), y.reshape(-1, *C))
+    if x.size:
+        _bias_act(flat(x, -1, *C), flat(b), x.dtype.type(slope), y.reshape(-1, *C))
     return y
 
 
@@ -41,6 +42,9 @@ def bias_act_backward(gy: Array, y: Array, slope: float, out: tuple[Array, Array
     check(op, gy, y)
     shapes = zip(out or (None, None), (y.shape, C), strict=True)
     gx, gb = (result(op, array, shape, y.dtype) for array, shape in shapes)
+    if not y.size:
+        gb[...] = 0
+        return gx, gb
     rows = flat(y, -1, *C)
     sums = np.zeros((-(-len(rows) // ROWS), *C))
     _bias_act_backward(flat(gy, -1, *C), rows, y.dtype.type(slope), gx.reshape(-1, *C), sums)

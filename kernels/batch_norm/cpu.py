@@ -63,11 +63,11 @@ def batch_norm_backward(
     shapes = zip(out or (None, None, None), (x.shape, C, C), strict=True)
     gx, ggamma, gbeta = (result(op, array, shape, x.dtype) for array, shape in shapes)
     mean, rstd, gamma, beta = _channels(op, x, mean, rstd, gamma, beta)
-    gy, x, scale, leak = flat(gy, -1, *C), flat(x, -1, *C), flat(gamma * rstd), x.dtype.type(slope)
+    gy, x, scale, slope = flat(gy, -1, *C), flat(x, -1, *C), flat(gamma * rstd), x.dtype.type(slope)
     sums, offset, tilt = _sums(len(x), *C), np.empty_like(mean), np.empty_like(mean)
-    _products(gy, x, mean, rstd, scale, beta, leak, sums)
+    _products(gy, x, mean, rstd, scale, beta, slope, sums)
     _parameters(sums, len(x), rstd, ggamma, gbeta, offset, tilt)
-    _gradient(gy, x, mean, scale, beta, leak, flat(offset), flat(tilt), gx.reshape(-1, *C))
+    _gradient(gy, x, mean, scale, beta, slope, flat(offset), flat(tilt), gx.reshape(-1, *C))
     return gx, ggamma, gbeta
 
 

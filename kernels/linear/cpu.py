@@ -16,7 +16,7 @@ from ..simd import MR, columns, gemm_tile
 
 Array = NDArray[Any]
 
-SERIAL = 1 << 19  # multiply-adds up to which one core is as quick as two that have to be woken
+SMALL = 1 << 19  # multiply-adds up to which one core is as quick as two that have to be woken
 
 
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
@@ -27,7 +27,10 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     if min(I, J) < MR or K == 0:  # a vector, or nearly one: each number of the matrix is read for only one product
         return np.asarray(np.matmul(a, b, out=out))
     y = result("matmul", out, (I, J), a.dtype)
-    threads = get_num_threads() if I * K * J > SERIAL else 1
+    if out is not None and (np.may_share_memory(out, a) or np.may_share_memory(out, b)):
+        y[...] = matmul(a, b)
+        return y
+    threads = get_num_threads() if I * K * J > SMALL else 1
     scratch = np.empty(threads * (KC * NC + MR * columns(y)), a.dtype)
     _product(*_flat(a), *_flat(b), I, J, K, y.reshape(-1), scratch, threads)
     return y

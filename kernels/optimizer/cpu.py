@@ -86,13 +86,13 @@ def _update(
     of_each: tuple[Sequence[float], ...] = (),
 ) -> Arrays:
     """`run` over `arrays`, (p, g, *state); `of_each` has numbers that differ from parameter to parameter."""
+    every = []
+    for p, g, *state in zip(*arrays, strict=True):
+        check(op, p, g, *state)
+        every.append([result(op, p, p.shape, p.dtype), flat(g), *(result(op, s, p.shape, p.dtype) for s in state)])
     for dtype in {p.dtype for p in arrays[0]}:
         chosen = [i for i, p in enumerate(arrays[0]) if p.dtype == dtype]
-        rows = []
-        for i in chosen:
-            p, g, *state = (column[i] for column in arrays)
-            check(op, p, g, *state)
-            rows.append([result(op, p, p.shape, dtype), flat(g), *(result(op, s, p.shape, dtype) for s in state)])
+        rows = [every[i] for i in chosen]
         owners, starts, lengths = _blocks(tuple(row[0].size for row in rows))
         addresses = np.array([[array.ctypes.data for array in row] for row in rows])
         places = addresses[owners] + starts[:, None] * dtype.itemsize

@@ -16,8 +16,8 @@ def batches(images: Array, batch_size: int, generator: Generator, image_size: in
     """Endless batches of float32 (batch_size, H, W, C) in [-1, 1] from uint8 images (N, H, W) or (N, H, W, C).
 
     Every epoch is a new permutation from `generator`, drawn when its first batch is asked for; the last, partial batch
-    is left out. With `image_size`, square images are resized to it, each batch by a thread while the one before is in
-    use; those that have it already pass as they are.
+    is left out. With `image_size`, square images are resized to it, all batches of an epoch but the first by a thread
+    while the one before is in use; those that have it already pass as they are.
     TypeError if the images are not bytes; ValueError if a batch is larger than the data, or if images that shall be
     resized are not square.
     """

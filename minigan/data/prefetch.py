@@ -22,9 +22,9 @@ def prefetch(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         futures = (thread.submit(function, item) for item in items)
         due = next(futures, None)
         while due is not None:
-            following = next(futures, None)
             if os.getpid() != process:  # threads do not survive a fork: the result would never come
                 raise RuntimeError("prefetch: this iterator was begun before a fork; make a new one in this process")
+            following = next(futures, None)
             yield due.result()
             due = following
     finally:

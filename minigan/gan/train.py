@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 
-import numpy as np
-
-from .. import nn
+from .. import kernels, nn
 from ..autograd import grad, no_grad
 from ..nn import Module
 from ..ops import sigmoid
@@ -84,6 +82,8 @@ def frozen(parameters: Iterable[Tensor]) -> Iterator[None]:
 
 def train(game: Game, players: Sequence[Player], steps: int, callbacks: Iterable[Callback] = ()) -> None:
     """Runs steps 1 .. `steps`; after each, every callback gets the step's number and its logs.
+
+    Gradients are dropped after each update, when the player's `after` hooks have run.
 
     NotFiniteError, before its player is updated by it, if a loss is NaN or infinite.
     """
@@ -171,7 +171,8 @@ def two_player(
 
 SAMPLEWISE = {
     *(nn.Sequential, nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.LayerNorm, nn.InstanceNorm2d, nn.AvgPool2d),
-    *(nn.MaxPool2d, nn.Upsample, nn.Flatten, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Softplus),
+    *(nn.MaxPool2d, nn.Upsample, nn.Flatten, nn.Unflatten),
+    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Softplus),
 }
 """Modules of which a sample's output depends on that sample only."""
 
@@ -180,7 +181,7 @@ def judge(D: Module, real: Array, fake: Array) -> tuple[Tensor, Tensor]:
     """D's outputs for both: in one pass where that cannot change them, since two small batches cost more than one."""
     if real.shape != fake.shape or not all(type(module) in SAMPLEWISE for module in D.modules()):
         return D(Tensor.of(real)), D(Tensor.of(fake))
-    both = D(Tensor.of(np.concatenate([real, fake])))
+    both = D(Tensor.of(kernels.concatenate([real, fake], 0)))
     return both[: len(real)], both[len(real) :]
 
 

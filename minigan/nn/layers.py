@@ -303,8 +303,8 @@ class Embedding(Module):
 class Sequential(Module):
     """One module after the other; children are named 0, 1, 2 ...
 
-    A batch norm or a bias does the work of the ReLU or leaky ReLU behind it in its own pass over memory, to the same
-    result.
+    A batch norm or a bias does the work of the ReLU or leaky ReLU behind it in its own pass over memory. The output is
+    the same to the bit.
     """
 
     def __init__(self, *layers: Module) -> None:
@@ -326,21 +326,22 @@ class Sequential(Module):
 
     def forward(self, x: Any) -> Tensor:
         y: Tensor = x
-        layers: Iterator[Any] = iter([*self.layers, None])
-        layer = next(layers)
-        while layer is not None:
-            following = next(layers)
-            if _fuse(layer, following):
-                y, following = layer.forward(y, following.slope), next(layers)
+        layers, i = self.layers, 0
+        while i < len(layers):
+            if _fuse(*layers[i : i + 2]):
+                y = layers[i].forward(y, layers[i + 1].slope)  # type: ignore[attr-defined]
+                i += 2
             else:
-                y = layer(y)
-            layer = following
+                y = layers[i](y)
+                i += 1
         return y
 
 
-def _fuse(layer: Any, following: Any) -> bool:
-    """Whether the two are exactly what they seem, no subclass that computes something else, and `layer` has a pass."""
+def _fuse(layer: Any, following: Any = None) -> bool:
+    """Whether `layer` has a pass for the activation behind it, and neither is a subclass or patched."""
+    if type(layer) not in (Linear, Conv2d, ConvTranspose2d, BatchNorm1d, BatchNorm2d):
+        return False
     if type(following) not in (ReLU, LeakyReLU) or not following.slope >= 0:
         return False
-    biased = type(layer) in (Linear, Conv2d, ConvTranspose2d) and layer.bias is not None
-    return biased or type(layer) in (BatchNorm1d, BatchNorm2d)
+    patched = "forward" in vars(layer) or "forward" in vars(following)
+    return vars(layer).get("bias", True) is not None and not patched  # batch norm always has one
