@@ -140,7 +140,7 @@ def clip(x: Value, low: float, high: float) -> Value:
 
 def leaky_relu(x: Value, slope: float) -> Value:
     y = np.where(x.array > 0, x.array, slope * x.array)
-    value = Value(y, (x, lambda g: g * np.where(x.array > 0, 1, slope)))
+    value = Value(y, (x, lambda g: g * np.where(y > 0, 1, slope)))
     return value.saves(value)  # whose sign is x's
 
 
