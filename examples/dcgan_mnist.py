@@ -138,6 +138,10 @@ def arguments(words: Sequence[str] | None = None) -> tuple[Settings, argparse.Na
         '"drawn" (MINIGAN_DATA, or MNIST, which is downloaded once)',
     )  # fmt: skip
     parser.add_argument("--out", metavar="FOLDER", help="a new folder (next runs/OBJECTIVE-0001)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda", "emulator"), default="cpu",
+        help="cuda: a GPU, through CuPy; emulator: the CUDA kernels on the CPU, a thousand times slower (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--no-metrics", action="store_true", help="do not measure the result at the end")
     args = parser.parse_args(words)
     given = {f.name: value for f in fields(Settings) if (value := getattr(args, f.name, None)) is not None}
@@ -162,11 +166,11 @@ def get_data(source: str | None, image_size: int) -> DataSet:
     return data
 
 
-def get_players(s: Settings, channels: int, seed: int) -> tuple[Module, Module, list[Player]]:
-    """G, D and how they are trained."""
+def get_players(s: Settings, channels: int, seed: int, device: str) -> tuple[Module, Module, list[Player]]:
+    """G, D and how they are trained. They start equal on every device."""
     init = Generator(seed, "init")
-    G = dcgan_generator(s.image_size, channels, s.width, s.latent, init)
-    D = dcgan_discriminator(s.image_size, channels, s.width, init, batch_norm=s.gp_lambda is None)
+    G = dcgan_generator(s.image_size, channels, s.width, s.latent, init).to(device)
+    D = dcgan_discriminator(s.image_size, channels, s.width, init, batch_norm=s.gp_lambda is None).to(device)
     penalty = None
     if s.gp_lambda is not None:
         penalty = partial(gradient_penalty, generator=Generator(seed, "penalty"), weight=s.gp_lambda)
@@ -194,21 +198,24 @@ def updates_of_d(s: Settings, images: int) -> list[int]:
 
 def main() -> int:
     s, args = arguments()
-    if minigan.kernels.first_run():
+    if args.device != "cpu":
+        minigan.kernels.connect(args.device)
+    elif minigan.kernels.first_run():
         print("The first step compiles the kernels, once: about half a minute.")
     if args.out:
         check_new(Path(args.out))
     data = get_data(args.data, s.image_size)
-    G, D, players = get_players(s, data.images.shape[3], args.seed)
+    G, D, players = get_players(s, data.images.shape[3], args.seed, args.device)
     real = batches(data.images, s.batch_size, Generator(args.seed, "data"), s.image_size)
-    game = Game(real, Generator(args.seed, "latent"), s.latent, s.batch_size)
+    game = Game(real, Generator(args.seed, "latent"), s.latent, s.batch_size, args.device)
     fixed_z = Generator(args.seed, "samples").normal((64, s.latent))
     images = [s.batch_size * updates for updates in updates_of_d(s, len(data.images))]  # that D sees in each step
     steps = len(images)
 
     def generate(z: Array) -> Array:
         with minigan.no_grad():
-            parts = [G.eval()(minigan.Tensor(z[i : i + 250])).array for i in range(0, len(z), 250)]
+            zs = [minigan.Tensor(z[i : i + 250]).to(args.device) for i in range(0, len(z), 250)]
+            parts = [G.eval()(z).to("cpu").array for z in zs]
         G.train()
         return np.concatenate(parts)
 
@@ -219,6 +226,7 @@ def main() -> int:
             **asdict(s),
             "steps": steps,
             "seed": args.seed,
+            "device": args.device,
             "data": args.data or os.environ.get("MINIGAN_DATA"),
             "trained_on": data.name,
             "out": str(run.path),
@@ -318,5 +326,7 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
-    except (OSError, ValueError) as error:
+    except MemoryError as error:
+        sys.exit(f"{Path(__file__).name}: out of memory: {error} (--batch-size, --width)")
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
         sys.exit(f"{Path(__file__).name}: {error}")

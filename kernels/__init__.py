@@ -10,6 +10,7 @@ for what they make of it. Kernels never see a Tensor.
 
 from .conv2d.algorithm import conv_algorithm, explain_conv, set_conv_algorithm
 from .conv2d.geometry import Geometry
+from .device import as_array, checked, connect, empty, move, name_of, own, read_only, synchronize, to_host
 from .dispatch import KERNELS, Kernel, backend, first_run, use
 from .prepared import Prepared
 
@@ -27,66 +28,76 @@ absolute = Kernel("absolute", "elementwise")
 sign = Kernel("sign", "elementwise")
 minimum = Kernel("minimum", "elementwise")
 maximum = Kernel("maximum", "elementwise")
-clip = Kernel("clip", "elementwise")
+clip = Kernel("clip", "elementwise", "cuda")
 where = Kernel("where", "elementwise")
-greater_share = Kernel("greater_share", "elementwise")
+greater_share = Kernel("greater_share", "elementwise", "cuda")
 inside = Kernel("inside", "elementwise")
 cast = Kernel("cast", "elementwise")
 
-leaky_relu = Kernel("leaky_relu", "activation", "cpu")
-leaky_relu_backward = Kernel("leaky_relu_backward", "activation", "cpu")
-bias_act = Kernel("bias_act", "activation", "cpu")
-bias_act_backward = Kernel("bias_act_backward", "activation", "cpu")
-elu = Kernel("elu", "activation", "cpu")
-elu_backward = Kernel("elu_backward", "activation", "cpu")
-tanh = Kernel("tanh", "activation")
-tanh_backward = Kernel("tanh_backward", "activation", "cpu")
-sigmoid = Kernel("sigmoid", "activation")
-sigmoid_backward = Kernel("sigmoid_backward", "activation", "cpu")
-softplus = Kernel("softplus", "activation")
+leaky_relu = Kernel("leaky_relu", "activation", "cpu", "cuda")
+leaky_relu_backward = Kernel("leaky_relu_backward", "activation", "cpu", "cuda")
+bias_act = Kernel("bias_act", "activation", "cpu", "cuda")
+bias_act_backward = Kernel("bias_act_backward", "activation", "cpu", "cuda")
+elu = Kernel("elu", "activation", "cpu", "cuda")
+elu_backward = Kernel("elu_backward", "activation", "cpu", "cuda")
+tanh = Kernel("tanh", "activation", "cuda")
+tanh_backward = Kernel("tanh_backward", "activation", "cpu", "cuda")
+sigmoid = Kernel("sigmoid", "activation", "cuda")
+sigmoid_backward = Kernel("sigmoid_backward", "activation", "cpu", "cuda")
+softplus = Kernel("softplus", "activation", "cuda")
 
-sum = Kernel("sum", "reduce")
-amax = Kernel("amax", "reduce")
-amax_share = Kernel("amax_share", "reduce")
-logsumexp = Kernel("logsumexp", "reduce")
+sum = Kernel("sum", "reduce", "cuda")
+amax = Kernel("amax", "reduce", "cuda")
+amax_share = Kernel("amax_share", "reduce", "cuda")
+logsumexp = Kernel("logsumexp", "reduce", "cuda")
 
-copy = Kernel("copy", "indexing")
-take = Kernel("take", "indexing")
-scatter_add = Kernel("scatter_add", "indexing")
-concatenate = Kernel("concatenate", "indexing")
-pad = Kernel("pad", "indexing")
-max_pool2d_index = Kernel("max_pool2d_index", "indexing")
+copy = Kernel("copy", "indexing", "cuda")
+take = Kernel("take", "indexing", "cuda")
+scatter_add = Kernel("scatter_add", "indexing", "cuda")
+concatenate = Kernel("concatenate", "indexing", "cuda")
+pad = Kernel("pad", "indexing", "cuda")
+max_pool2d_index = Kernel("max_pool2d_index", "indexing", "cuda")
 
-matmul = Kernel("matmul", "linear", "cpu")
+matmul = Kernel("matmul", "linear", "cpu", "cuda")
 
-conv2d = Kernel("conv2d", "conv2d", "cpu")
-conv_transpose2d = Kernel("conv_transpose2d", "conv2d", "cpu")
-conv2d_weight = Kernel("conv2d_weight", "conv2d", "cpu")
+conv2d = Kernel("conv2d", "conv2d", "cpu", "cuda")
+conv_transpose2d = Kernel("conv_transpose2d", "conv2d", "cpu", "cuda")
+conv2d_weight = Kernel("conv2d_weight", "conv2d", "cpu", "cuda")
 
-batch_norm_statistics = Kernel("batch_norm_statistics", "batch_norm", "cpu")
-batch_norm_apply = Kernel("batch_norm_apply", "batch_norm", "cpu")
-batch_norm_backward = Kernel("batch_norm_backward", "batch_norm", "cpu")
+batch_norm_statistics = Kernel("batch_norm_statistics", "batch_norm", "cpu", "cuda")
+batch_norm_apply = Kernel("batch_norm_apply", "batch_norm", "cpu", "cuda")
+batch_norm_backward = Kernel("batch_norm_backward", "batch_norm", "cpu", "cuda")
 
-sgd = Kernel("sgd", "optimizer", "cpu")
-rmsprop = Kernel("rmsprop", "optimizer", "cpu")
-adam = Kernel("adam", "optimizer", "cpu")
-clip_weights = Kernel("clip_weights", "optimizer", "cpu")
+sgd = Kernel("sgd", "optimizer", "cpu", "cuda")
+rmsprop = Kernel("rmsprop", "optimizer", "cpu", "cuda")
+adam = Kernel("adam", "optimizer", "cpu", "cuda")
+clip_weights = Kernel("clip_weights", "optimizer", "cpu", "cuda")
 
-dropout_mask = Kernel("dropout_mask", "random")
-philox = Kernel("philox", "random", "cpu")
-uniform = Kernel("uniform", "random", "cpu")
-normal = Kernel("normal", "random", "cpu")
+dropout_mask = Kernel("dropout_mask", "random", "cuda")
+philox = Kernel("philox", "random", "cpu", "cuda")
+uniform = Kernel("uniform", "random", "cpu", "cuda")
+normal = Kernel("normal", "random", "cpu", "cuda")
 
 __all__ = [
     "KERNELS",
     "Geometry",
     "Kernel",
     "Prepared",
+    "as_array",
     "backend",
+    "checked",
+    "connect",
+    "empty",
     "conv_algorithm",
     "explain_conv",
     "first_run",
+    "move",
+    "name_of",
+    "own",
+    "read_only",
     "set_conv_algorithm",
+    "synchronize",
+    "to_host",
     "use",
     *KERNELS,
 ]

@@ -1,9 +1,11 @@
 """How a kernel is found: by name, among the implementations that its row of the table lists.
 
 Every kernel has a `reference.py`: NumPy, short, the specification. Some have a `cpu.py` beside it: Numba,
-parallel, and equal to the reference up to rounding (tests/test_kernels.py enumerates the table and checks it).
-"auto" takes the fastest one that this machine can run; `use("reference")` goes back to the specification,
-to see whether a kernel is to blame; `use("cpu")` insists on the Numba kernels and raises where they cannot run.
+parallel; some a `cuda.py`, the host code of the CUDA kernels in the .cu file next to it. All equal the reference up
+to rounding (tests/test_kernels.py and tests/test_cuda_kernels.py enumerate the table and check it). Where the arrays
+live decides between CPU and CUDA (device.py). "auto" takes the fastest one that can run; `use("reference")` goes back
+to the specification, to see whether a kernel is to blame; `use("cpu")` insists on the Numba kernels and raises where
+they cannot run. Both run on copies of a device's arrays.
 """
 
 import functools
@@ -11,10 +13,14 @@ import importlib
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from .device import DEVICES, Device, to_host
 
 BACKENDS = ("auto", "reference", "cpu")
 
@@ -28,29 +34,33 @@ class Kernel:
     """One row of the table. Calling it runs the implementation that the backend in force selects.
 
     `folder` holds `reference.py` and one module for each name in `compiled`, and each of these modules has a
-    function of the kernel's name. A row without `compiled` says that NumPy's own loop is the CPU kernel.
+    function of the kernel's name. A row without "cpu" says that NumPy's own loop is the CPU kernel, one without "cuda"
+    that CuPy's own is the GPU's: NumPy's functions hand over to those of the arrays they are given.
     """
 
     def __init__(self, name: str, folder: str, *compiled: str) -> None:
         self.name, self.folder, self.compiled = name, folder, compiled
         self._chosen: Callable[..., Any] | None = None
+        self._cuda: Callable[..., Any] | None = None
         KERNELS[name] = self
         # Now: an import later on would put the folder where the table has a kernel of the same name.
         importlib.import_module(f"{__package__}.{folder}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if DEVICES and (device := _device(args) or _device(kwargs.values())) is not None:
+            return self._on(device, args, kwargs)
         return (self._chosen or self._choose())(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"Kernel({self.name}: {', '.join(('reference', *self.compiled))})"
 
     def implementation(self, backend: str) -> Callable[..., Any]:
-        """The function that `backend` ("reference" or "cpu") runs for this kernel.
+        """The function that `backend` ("reference", "cpu" or "cuda") runs for this kernel.
 
         ImportError without Numba; RuntimeError in a process that was forked from one with kernels' threads.
         """
         module = backend if backend in self.compiled else "reference"
-        if module != "reference" and _refusal:
+        if module == "cpu" and _refusal:
             raise RuntimeError(f"{self.name}: {_refusal}")
         imported = importlib.import_module(f"{__package__}.{self.folder}.{module}")
         function: Callable[..., Any] = getattr(imported, self.name)
@@ -63,6 +73,49 @@ class Kernel:
             chosen = _one_at_a_time(chosen)
         self._chosen = chosen
         return chosen
+
+    def _on(self, device: Device, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs on the arrays of a device. Host arrays of a single number pass as NumPy scalars."""
+        if _backend != "auto":
+            return _on_copies(self._chosen or self._choose(), device, args, kwargs)
+        if self._cuda is None:
+            self._cuda = self.implementation("cuda")
+        try:
+            return self._cuda(*[a[()] if type(a) is np.ndarray and a.ndim == 0 else a for a in args], **kwargs)
+        except MemoryError as error:  # CuPy's is one
+            raise MemoryError(f"{self.name}: {device.name} has no room left: {error}; use smaller batches") from error
+
+
+def _device(values: Iterable[Any]) -> Device | None:
+    """The device of the first array among the values, those of lists and tuples included, that is on one."""
+    for value in values:
+        if (found := DEVICES.get(type(value))) is not None:
+            return found
+        if type(value) in (list, tuple) and (found := _device(value)) is not None:
+            return found
+    return None
+
+
+def _on_copies(function: Callable[..., Any], device: Device, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """function(*args, **kwargs) on copies of a device's arrays, and back again: results, and what was written to."""
+    copies: list[tuple[Any, Any]] = []
+
+    def fetch(value: Any) -> Any:
+        if type(value) in DEVICES:
+            copies.append((value, to_host(value)))
+            return copies[-1][1]
+        return type(value)(map(fetch, value)) if type(value) in (list, tuple) else value
+
+    def send(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(send, value))
+        given = [original for original, host in copies if host is value]
+        return given[0] if given else device.xp.array(np.asarray(value))
+
+    result = function(*map(fetch, args), **{key: fetch(value) for key, value in kwargs.items()})
+    for original, host in copies:
+        original[...] = device.xp.array(host)
+    return send(result)
 
 
 def backend() -> str:

@@ -9,20 +9,18 @@ one that is awaited has lost its core to somebody, and the step takes ten times 
 after a fraction of a millisecond. `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` override it.
 """
 
-import atexit
 import contextlib
 import functools
 import hashlib
 import importlib
 import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import numba
 from numba import get_num_threads, prange
 
+from . import cache
 from .dispatch import refuse
 from .memory import keep_freed
 
@@ -42,25 +40,11 @@ def _source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def _cache_folder() -> str:
-    """In the user's cache; where no home can be written to, a temporary folder of this process."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = os.path.join(base, "minigan", f"numba-{_source_hash()}")
-    if os.path.isabs(base):  # else there is no home, and "~" would become a folder right here
-        with contextlib.suppress(OSError):
-            os.makedirs(folder, exist_ok=True)
-            if os.access(folder, os.W_OK):
-                return folder
-    folder = tempfile.mkdtemp(prefix="minigan-numba-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 # A folder that a parent process of other sources chose and passed on is not the user's choice.
 _given = Path(os.environ.get("NUMBA_CACHE_DIR", "minigan/numba-"))
 if _given.parent.name == "minigan" and _given.name.startswith("numba-"):
     # Both: the variable is read when Numba is imported, and somebody may have imported it before us.
-    os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = _cache_folder()
+    os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = str(cache.folder(f"numba-{_source_hash()}"))
 
 
 def _load_threads() -> None:

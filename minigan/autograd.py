@@ -20,6 +20,7 @@ import numpy as np
 
 from . import kernels
 from .anomaly import calling_line, refuse_nan
+from .mixing import as_tensors
 from .tensor import Array, Tensor, check_dtype
 
 _number = count()
@@ -123,7 +124,7 @@ class Function(Node):
     def __call__(self, *inputs: Any) -> Tensor:
         """Runs the op on tensors (arrays, lists and numbers are taken too) and records it if need be."""
         tensors = as_tensors(self.name, inputs)
-        y = np.asarray(self.forward(*[t.array for t in tensors]))
+        y = kernels.as_array(self.forward(*[t.array for t in tensors]))
         check_dtype(self.name, y.dtype)
         shared = self.shares_memory and np.may_share_memory(y, tensors[0].array)
         result = Tensor.of(y, version=tensors[0]._version if shared else None)
@@ -192,20 +193,6 @@ class Function(Node):
         )
 
 
-def as_tensors(name: str, inputs: Sequence[Any]) -> Sequence[Tensor]:
-    """Wraps numbers, lists and arrays. Numbers take the dtype of the tensors beside them; tensors must agree."""
-    first = getattr(inputs[0], "dtype", None) if inputs else None
-    if all([isinstance(x, Tensor) and x.array.dtype is first for x in inputs]):  # nearly always, and nothing to do
-        return inputs
-    dtypes = [x.dtype for x in inputs if isinstance(x, (Tensor, np.ndarray))]
-    if any([dtype != dtypes[0] for dtype in dtypes]):
-        mixed = " and ".join(map(str, dict.fromkeys(dtypes)))
-        raise TypeError(f"{name}: dtypes {mixed} do not mix; convert one with .astype(...)")
-    if dtypes and dtypes[0].kind in "iub" and any([isinstance(x, float) and not x.is_integer() for x in inputs]):
-        raise TypeError(f"{name}: a number with decimals does not mix with {dtypes[0]}; convert with .astype(...)")
-    return [x if isinstance(x, Tensor) else Tensor(x, dtype=dtypes[0] if dtypes else None) for x in inputs]
-
-
 # ---- differentiation ----------------------------------------------------------------------------------------------
 
 
@@ -236,7 +223,7 @@ def grad(
             if not allow_unused:
                 message = f"grad: y does not depend on xs[{i}] of shape {x.shape}; pass allow_unused=True to get zeros"
                 raise RuntimeError(message)
-            found[node] = Tensor(np.zeros_like(x.array))
+            found[node] = Tensor.of(np.zeros_like(x.array))
     results = tuple([found[node] for node in targets])
     return results[0] if isinstance(xs, Tensor) else results  # type: ignore[return-value]  # Targets is Tensor
 
@@ -263,10 +250,11 @@ def _start(caller: str, y: Tensor, gradient: Any) -> tuple[Node, Tensor]:
             raise RuntimeError(
                 f"{caller}: y has shape {y.shape}, not a single number; use .sum(), .mean() or a gradient= of its shape"
             )
-        gradient = np.ones_like(y.array)
-    g = gradient if isinstance(gradient, Tensor) else Tensor(gradient, dtype=y.dtype)
-    if g.shape != y.shape or g.dtype != y.dtype:
-        raise ValueError(f"{caller}: gradient is {g.dtype} {g.shape}, but y is {y.dtype} {y.shape}")
+        gradient = Tensor.of(np.ones_like(y.array))
+    g = gradient if isinstance(gradient, Tensor) else Tensor(gradient, dtype=y.dtype).to(y.device)
+    if (g.shape, g.dtype, g.device) != (y.shape, y.dtype, y.device):
+        have, want = (f"{t.dtype} {t.shape} on {t.device}" for t in (g, y))
+        raise ValueError(f"{caller}: gradient is {have}, but y is {want}")
     return y.node, g
 
 
@@ -328,7 +316,8 @@ def _propagate(node: Function, g: Tensor, useful: set[Node], gradients: dict[Nod
 def _accumulate(tensor: Tensor | None, g: Tensor) -> None:
     """`tensor.grad += g`, in an array of its own: the same g may be the gradient of another leaf too."""
     if tensor is not None:
-        tensor.grad = kernels.copy(g.array) if tensor.grad is None else np.asarray(kernels.add(tensor.grad, g.array))
+        old, new = tensor.grad, g.array
+        tensor.grad = kernels.copy(new) if old is None else kernels.as_array(kernels.add(old, new))
 
 
 # ---- fused ops ----------------------------------------------------------------------------------------------------

@@ -6,17 +6,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from . import kernels
 from .tensor import Tensor, check_dtype
 
 
-def zeros(shape: int | Sequence[int], requires_grad: bool = False, dtype: DTypeLike = np.float32) -> Tensor:
+def zeros(
+    shape: int | Sequence[int], requires_grad: bool = False, dtype: DTypeLike = np.float32, device: str = "cpu"
+) -> Tensor:
     """A tensor of zeros."""
-    return Tensor(np.zeros(shape, dtype), requires_grad)
+    return Tensor(kernels.move(np.zeros(shape, dtype), kernels.checked(device)), requires_grad)
 
 
-def ones(shape: int | Sequence[int], requires_grad: bool = False, dtype: DTypeLike = np.float32) -> Tensor:
+def ones(
+    shape: int | Sequence[int], requires_grad: bool = False, dtype: DTypeLike = np.float32, device: str = "cpu"
+) -> Tensor:
     """A tensor of ones."""
-    return Tensor(np.ones(shape, dtype), requires_grad)
+    return Tensor(kernels.move(np.ones(shape, dtype), kernels.checked(device)), requires_grad)
 
 
 def from_dlpack(producer: Any) -> Tensor:

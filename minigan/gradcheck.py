@@ -26,20 +26,20 @@ class GradcheckError(AssertionError):
     """A derivative that disagrees with finite differences."""
 
 
-def gradcheck(f: Op, inputs: Sequence[Any], tolerance: float = 1e-6, seed: int = 0) -> None:
+def gradcheck(f: Op, inputs: Sequence[Any], tolerance: float = 1e-6, seed: int = 0, device: str = "cpu") -> None:
     """Raises GradcheckError unless the gradient of f agrees with central differences.
 
     f takes as many tensors as there are inputs and returns one. The inputs (tensors or arrays) are converted to
     float64. The error of an input's gradient is its largest absolute one, relative to the largest element (at least
     1e-2). If an element disagrees, f may have a kink right there: the inputs are moved a little and tried again, up to
-    five times; a wrong derivative stays wrong.
+    five times; a wrong derivative stays wrong. With `device`, f and its derivatives run there.
     """
-    _check(f, _as_arrays(inputs), tolerance, seed, "gradcheck")
+    _check(_on(device, f), _as_arrays(inputs), tolerance, seed, "gradcheck")
 
 
-def gradgradcheck(f: Op, inputs: Sequence[Any], tolerance: float = 1e-5, seed: int = 0) -> None:
+def gradgradcheck(f: Op, inputs: Sequence[Any], tolerance: float = 1e-5, seed: int = 0, device: str = "cpu") -> None:
     """The same for the second derivative: `gradcheck` of f's recorded gradient, upstream gradient included."""
-    arrays = _as_arrays(inputs)
+    f, arrays = _on(device, f), _as_arrays(inputs)
     upstream = np.asarray(np.random.default_rng(seed).standard_normal(f(*_leaves(arrays)).shape))
 
     def gradients(*tensors: Tensor) -> Tensor:
@@ -54,9 +54,9 @@ def gradgradcheck(f: Op, inputs: Sequence[Any], tolerance: float = 1e-5, seed: i
     _check(gradients, [*arrays, upstream], tolerance, seed + 2, "gradgradcheck")
 
 
-def check_recorded(f: Op, inputs: Sequence[Any], tolerance: float = 1e-10, seed: int = 0) -> None:
+def check_recorded(f: Op, inputs: Sequence[Any], tolerance: float = 1e-10, seed: int = 0, device: str = "cpu") -> None:
     """Raises GradcheckError unless grad(create_graph=True) equals grad(create_graph=False)."""
-    xs = _leaves(_as_arrays(inputs))
+    f, xs = _on(device, f), _leaves(_as_arrays(inputs))
     upstream = np.random.default_rng(seed).standard_normal(f(*xs).shape)
     plain = grad(f(*xs), xs, upstream, allow_unused=True)
     recorded = grad(f(*xs), xs, upstream, create_graph=True, allow_unused=True)
@@ -82,6 +82,11 @@ def _check(f: Op, arrays: list[Array], tolerance: float, seed: int, name: str) -
             if attempt == RESAMPLES - 1:
                 raise
             arrays = [np.asarray(a + 0.01 * rng.standard_normal(a.shape)) for a in arrays]
+
+
+def _on(device: str, f: Op) -> Op:
+    """f with its inputs copied to the device and its result copied back: gradients take the same way."""
+    return f if device == "cpu" else lambda *xs: f(*[x.to(device) for x in xs]).to("cpu")
 
 
 def _check_once(f: Op, arrays: list[Array], tolerance: float, rng: np.random.Generator, name: str) -> None:

@@ -53,8 +53,9 @@ class Optimizer:
             param.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The learning rate, the step count and a copy of every state array."""
-        return {"lr": self.lr, "steps": self.steps, "state": [{k: v.copy() for k, v in s.items()} for s in self.state]}
+        """The learning rate, the step count and a NumPy copy of every state array."""
+        state = [{k: kernels.move(v.copy(), "cpu") for k, v in arrays.items()} for arrays in self.state]
+        return {"lr": self.lr, "steps": self.steps, "state": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a `state_dict`. ValueError if it was made for other parameters or by another rule."""
@@ -75,7 +76,10 @@ class Optimizer:
                     )
         self.lr, self.steps = float(state["lr"]), int(state["steps"])
         self.state = [
-            {k: np.array(v, np.int64 if k == "step" else param.dtype) for k, v in arrays.items()}
+            {
+                k: np.array(v, np.int64) if k == "step" else kernels.move(np.array(v, param.dtype), param.device)
+                for k, v in arrays.items()
+            }
             for param, arrays in zip(self.params, state["state"], strict=True)
         ]
 

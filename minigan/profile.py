@@ -26,7 +26,7 @@ import numpy as np
 from . import autograd
 from .autograd import Function
 from .files import replace
-from .kernels import Kernel
+from .kernels import Kernel, name_of, synchronize
 from .tensor import Array, Tensor
 
 KERNEL, FORWARD, BACKWARD = "kernel", "forward", "backward"
@@ -203,6 +203,7 @@ class Profile:
             watch.go()
             try:
                 result = run(it, *args, **kwargs)
+                synchronize()
                 return result
             finally:
                 event.duration = watch.stop() - start
@@ -261,7 +262,7 @@ def profile() -> Iterator[Profile]:
 def _arrays(values: Iterable[Any]) -> Iterator[Array]:
     """The arrays among the values, those of tensors and those inside lists and tuples included."""
     for value in values:
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray) or name_of(value) != "cpu":
             yield value
         elif isinstance(value, Tensor):
             yield value.array
@@ -272,7 +273,7 @@ def _arrays(values: Iterable[Any]) -> Iterator[Array]:
 def _flops(kernel: str, arrays: Sequence[Array], result: Any) -> int | None:
     """Multiplications and additions of a matrix product, or of a convolution that is computed directly."""
     if kernel == "matmul":
-        return 2 * int(np.size(result)) * int(arrays[0].shape[-1])
+        return 2 * int(result.size) * int(arrays[0].shape[-1])
     if kernel == "conv2d":
         y, w = result, arrays[1]
     elif kernel == "conv_transpose2d":

@@ -35,17 +35,19 @@ class Generator:
         self.counter += -(-words // 4)
         return start
 
-    def uniform(self, shape: Shape, dtype: DTypeLike = np.float32) -> Array:
-        """Uniform numbers in [0, 1)."""
+    def uniform(self, shape: Shape, dtype: DTypeLike = np.float32, device: str = "cpu") -> Array:
+        """Uniform numbers in [0, 1), an array on the device: the same numbers on each."""
         n = _size(shape)
         start = self._advance(n * _words(dtype))
-        return _shaped(kernels.uniform(self.key, start, n, np.dtype(dtype)), shape)
+        out = kernels.empty(n, dtype, device)
+        return _shaped(kernels.uniform(self.key, start, n, np.dtype(dtype), out=out), shape)
 
-    def normal(self, shape: Shape, dtype: DTypeLike = np.float32) -> Array:
-        """Normal numbers of mean 0 and deviation 1 (Box-Muller)."""
+    def normal(self, shape: Shape, dtype: DTypeLike = np.float32, device: str = "cpu") -> Array:
+        """Normal numbers of mean 0 and deviation 1 (Box-Muller), an array on the device: the same but for rounding."""
         n = _size(shape)
         start = self._advance((n + n % 2) * _words(dtype))
-        return _shaped(kernels.normal(self.key, start, n, np.dtype(dtype)), shape)
+        out = kernels.empty(n, dtype, device)
+        return _shaped(kernels.normal(self.key, start, n, np.dtype(dtype), out=out), shape)
 
     def permutation(self, n: int) -> Array:
         """The numbers 0 .. n-1 in random order."""

@@ -7,6 +7,7 @@ operator below is a call of an op in ops/. Next file to read: autograd.py.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from . import kernels
 
 Array = NDArray[Any]
 Axis = int | tuple[int, ...] | None
@@ -24,9 +27,9 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 class Tensor:
     """An n-dimensional array that can be differentiated.
 
-    Python numbers and lists become float32; NumPy arrays keep their dtype (float32, float64, an integer type or
-    bool) and are copied, so that nobody else can write into them. Raises TypeError for any other dtype, and for
-    `requires_grad` on integers.
+    Python numbers and lists become float32; arrays keep their dtype (float32, float64, an integer type or bool) and
+    their device, and are copied, so that nobody else can write into them. Raises TypeError for any other dtype, and
+    for `requires_grad` on integers.
 
     array: the engine's own array. Read it freely; write only through `writing()`, which keeps the version true.
     grad: after `backward()`, the gradient as a plain array, on leaves and where `retain_grad()` asked for it.
@@ -38,11 +41,11 @@ class Tensor:
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: DTypeLike | None = None) -> None:
         data = values_of(data)
-        if dtype is None and not isinstance(data, (np.ndarray, np.generic)):
+        if dtype is None and not hasattr(data, "dtype"):
             data = np.asarray(data)
             if data.dtype.kind in "iuf":
                 dtype = np.float32
-        self.array: Array = np.array(data, dtype=dtype, order="C")
+        self.array: Array = kernels.own(data, dtype)
         check_dtype("Tensor", self.array.dtype)
         self.grad: Array | None = None
         self.node: Node | None = None
@@ -80,6 +83,11 @@ class Tensor:
     @property
     def dtype(self) -> np.dtype[Any]:
         return self.array.dtype
+
+    @property
+    def device(self) -> str:
+        """Where the array lives: "cpu", "cuda" or "emulator"."""
+        return kernels.name_of(self.array)
 
     @property
     def version(self) -> int:
@@ -122,25 +130,25 @@ class Tensor:
         return bool(self.array)
 
     def __repr__(self) -> str:
-        values = np.array2string(self.array, separator=", ", prefix="Tensor(", threshold=100, precision=4)
+        array = kernels.to_host(self.array)
+        values = np.array2string(array, separator=", ", prefix="Tensor(", threshold=100, precision=4)
         dtype = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
+        dtype += "" if self.device == "cpu" else f", device={self.device!r}"
         graph = "" if self.node is None else ", requires_grad=True" if self.is_leaf else f", from {self.node}"
         return f"Tensor({values}{dtype}{graph})"
 
     # ---- leaving the engine: always read-only -----------------------------------------------------------------
 
     def numpy(self) -> Array:
-        """A read-only view of the values. To write, use `with t.writing() as array:`."""
-        view = self.array.view()
-        view.flags.writeable = False
-        return view
+        """A read-only view of the values. To write, use `with t.writing() as array:`. TypeError off the CPU."""
+        return kernels.read_only(self.array)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
-        """DLPack capsule marked read-only. NumPy obeys the mark, PyTorch does not: there, copy before you write."""
-        return self.numpy().__dlpack__(**kwargs)
+        """DLPack capsule, on the CPU marked read-only. NumPy obeys the mark, PyTorch does not: there, copy first."""
+        return (self.numpy() if self.device == "cpu" else self.array).__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> tuple[Any, Any]:
         return self.array.__dlpack_device__()
@@ -187,7 +195,7 @@ class Tensor:
                 f"writing: this tensor was computed by {self.node}, and its graph would no longer describe it; "
                 "write to a leaf, or build the result with where() or concatenate()"
             )
-        if not self.array.flags.writeable:
+        if not getattr(self.array.flags, "writeable", True):
             raise ValueError("writing: the memory behind this tensor is read-only; write to a copy, Tensor(t)")
         slot, self._prepared = self._prepared, False  # nothing is prepared from values that come and go
         try:
@@ -269,22 +277,22 @@ class Tensor:
 
     # Comparisons give tensors of bool, which have no gradient. `==` compares elements too, as in NumPy and PyTorch.
     def __lt__(self, other: Any) -> Tensor:
-        return Tensor.of(np.asarray(self.array < values_of(other)))
+        return ops.compare(operator.lt, self, other)
 
     def __le__(self, other: Any) -> Tensor:
-        return Tensor.of(np.asarray(self.array <= values_of(other)))
+        return ops.compare(operator.le, self, other)
 
     def __gt__(self, other: Any) -> Tensor:
-        return Tensor.of(np.asarray(self.array > values_of(other)))
+        return ops.compare(operator.gt, self, other)
 
     def __ge__(self, other: Any) -> Tensor:
-        return Tensor.of(np.asarray(self.array >= values_of(other)))
+        return ops.compare(operator.ge, self, other)
 
     def __eq__(self, other: Any) -> Any:
-        return Tensor.of(np.asarray(self.array == values_of(other)))
+        return ops.compare(operator.eq, self, other)
 
     def __ne__(self, other: Any) -> Any:
-        return Tensor.of(np.asarray(self.array != values_of(other)))
+        return ops.compare(operator.ne, self, other)
 
     __hash__ = object.__hash__
 
@@ -312,6 +320,9 @@ class Tensor:
 
     def astype(self, dtype: DTypeLike) -> Tensor:
         return ops.astype(self, dtype)
+
+    def to(self, device: str) -> Tensor:
+        return ops.to(self, device)
 
 
 def values_of(x: Any) -> Any:

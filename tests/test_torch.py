@@ -471,8 +471,8 @@ def test_gradient_penalty(name):
 class Doubles(Generator):
     """A stream of float64."""
 
-    def normal(self, shape: Any, dtype: Any = np.float64) -> np.ndarray:
-        return super().normal(shape, dtype)
+    def normal(self, shape: Any, dtype: Any = np.float64, device: str = "cpu") -> np.ndarray:
+        return super().normal(shape, dtype, device)
 
 
 def torch_steps(

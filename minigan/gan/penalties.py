@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 
-import numpy as np
-
+from .. import kernels
 from ..autograd import grad
 from ..nn import BatchNorm1d, Module
 from ..random import Generator
@@ -43,7 +42,8 @@ def interpolates(real: Array, fake: Array, generator: Generator) -> Array:
     """e real + (1 - e) fake, with one e ~ U[0, 1) a sample: points on the lines from fakes to real images."""
     if real.shape != fake.shape:
         raise ValueError(f"interpolates: real samples are {real.shape}, but fakes are {fake.shape}; draw equally many")
-    e: Array = generator.uniform((len(real), *[1] * (real.ndim - 1))).astype(real.dtype)  # the same in both precisions
+    shape = (len(real), *[1] * (real.ndim - 1))
+    e: Array = generator.uniform(shape, device=kernels.name_of(real)).astype(real.dtype)  # the same in both precisions
     x: Array = e * real + (1 - e) * fake
     return x
 
@@ -59,4 +59,4 @@ def gradient_penalty(
     """
     norm = norm_per_sample(grad_x(D, interpolates(real, fake, generator)))
     penalty = weight * ((norm - 1) ** 2).mean()
-    return penalty, {"penalty": penalty.item(), "grad_norm": float(np.mean(norm.array))}
+    return penalty, {"penalty": penalty.item(), "grad_norm": float(norm.array.mean())}

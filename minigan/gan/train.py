@@ -33,16 +33,21 @@ class NotFiniteError(FloatingPointError):
 
 @dataclass
 class Game:
-    """What all players share: where real images and latent vectors come from."""
+    """What all players share: where real images and latent vectors come from, and the device that they go to."""
 
     real: Iterator[Array]  # batches (N, H, W, C)
     latent: Generator
     latent_size: int
     batch_size: int
+    device: str = "cpu"
+
+    def images(self) -> Array:
+        """The next batch of real images."""
+        return kernels.move(next(self.real), self.device)
 
     def z(self) -> Tensor:
         """A batch of new latent vectors, N(0, 1): (batch_size, latent_size)."""
-        return Tensor.of(self.latent.normal((self.batch_size, self.latent_size)))
+        return Tensor.of(self.latent.normal((self.batch_size, self.latent_size), device=self.device))
 
 
 @dataclass
@@ -137,7 +142,7 @@ def two_player(
     weights = list(D.parameters())
 
     def d_loss(game: Game) -> tuple[Tensor, Logs]:
-        x = next(game.real)
+        x = game.images()
         with no_grad():
             fakes = G(game.z())
         real, fake = judge(D, x, fakes.array)

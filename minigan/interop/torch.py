@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .. import kernels
 from ..nn import (
     ELU,
     AvgPool2d,
@@ -98,7 +99,7 @@ class Entry(NamedTuple):
         return tuple(self.tensor.shape[axis] for axis in self.axes)
 
     def to_torch(self) -> Array:
-        array = self.tensor.array
+        array = kernels.to_host(self.tensor.array)
         for axis, channels in self.flat:
             array = _swap(array, axis, channels)
         return np.array(array.transpose(self.axes), order="C")

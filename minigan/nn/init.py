@@ -17,14 +17,14 @@ def constant_(tensor: Tensor, value: float) -> Tensor:
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Normal of the given mean and standard deviation."""
     with tensor.writing() as array:
-        array[...] = mean + std * (generator or stream("init")).normal(array.shape, array.dtype)
+        array[...] = mean + std * (generator or stream("init")).normal(array.shape, array.dtype, tensor.device)
     return tensor
 
 
 def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Uniform in [low, high)."""
     with tensor.writing() as array:
-        array[...] = low + (high - low) * (generator or stream("init")).uniform(array.shape, array.dtype)
+        array[...] = low + (high - low) * (generator or stream("init")).uniform(array.shape, array.dtype, tensor.device)
     return tensor
 
 

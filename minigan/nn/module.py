@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .. import kernels
 from ..tensor import FLOATS, Array, Tensor
 
 M = TypeVar("M", bound="Module")
@@ -117,9 +118,20 @@ class Module:
             tensor.replace(tensor.array.astype(dtype))
         return self
 
+    def to(self: M, device: str) -> M:
+        """Moves parameters and buffers to "cpu", "cuda" or "emulator", in place; gradients are dropped.
+
+        Before their optimizer's first step: its own arrays stay where they are.
+        """
+        device = kernels.checked(device)
+        for _, tensor in self._named_tensors():
+            if tensor.device != device:
+                tensor.replace(kernels.move(tensor.array, device))
+        return self
+
     def state_dict(self) -> dict[str, Array]:
-        """Copies of all parameters and buffers by their dotted names."""
-        return {name: tensor.array.copy() for name, tensor in self._named_tensors()}
+        """NumPy copies of all parameters and buffers by their dotted names."""
+        return {name: kernels.move(kernels.own(tensor.array), "cpu") for name, tensor in self._named_tensors()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copies the arrays of `state` into the parameters and buffers of the same names.
@@ -134,7 +146,7 @@ class Module:
                 faults.append(f"{name} has shape {np.shape(state[name])}, but here it is {tensor.shape}")
         if faults:
             raise ValueError(f"load_state_dict: the state does not fit {type(self).__name__}: {'; '.join(faults)}")
-        arrays = {name: np.asarray(state[name], tensor.dtype) for name, tensor in own.items()}
+        arrays = {name: kernels.move(np.asarray(state[name], t.dtype), t.device) for name, t in own.items()}
         for name, tensor in own.items():
             with tensor.writing() as array:
                 array[...] = arrays[name]

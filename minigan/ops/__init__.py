@@ -7,6 +7,7 @@ from .elementwise import (
     add,
     astype,
     clip,
+    compare,
     divide,
     exp,
     log,
@@ -17,6 +18,7 @@ from .elementwise import (
     power,
     sqrt,
     subtract,
+    to,
     where,
 )
 from .linear import linear, matmul
@@ -41,9 +43,10 @@ from .shape import (
 
 __all__ = [
     "abs", "add", "as_index", "astype", "avg_pool2d", "batch_norm", "bias_act", "binary_cross_entropy_with_logits",
-    "broadcast_to", "clip", "concatenate", "conv2d", "conv2d_weight", "conv_transpose2d", "cross_entropy", "divide",
-    "dropout", "elu", "embedding", "exp", "flip", "getitem", "instance_norm", "layer_norm", "leaky_relu", "linear",
-    "log", "log_softmax", "logsumexp", "matmul", "max", "max_pool2d", "maximum", "mean", "minimum", "multiply",
-    "negative", "pad", "power", "relu", "reshape", "scatter_add", "sigmoid", "softmax", "softplus", "sqrt", "stack",
-    "subtract", "sum", "tanh", "transpose", "upsample_nearest", "var", "where",
+    "broadcast_to", "clip", "compare", "concatenate", "conv2d", "conv2d_weight", "conv_transpose2d",
+    "cross_entropy", "divide", "dropout", "elu", "embedding", "exp", "flip", "getitem", "instance_norm",
+    "layer_norm", "leaky_relu", "linear", "log", "log_softmax", "logsumexp", "matmul", "max", "max_pool2d",
+    "maximum", "mean", "minimum", "multiply", "negative", "pad", "power", "relu", "reshape", "scatter_add",
+    "sigmoid", "softmax", "softplus", "sqrt", "stack", "subtract", "sum", "tanh", "to", "transpose",
+    "upsample_nearest", "var", "where",
 ]  # fmt: skip

@@ -7,10 +7,9 @@ everywhere, so one op serves as the gradient of itself.
 
 from typing import Any
 
-import numpy as np
-
 from .. import kernels
-from ..autograd import Function, as_tensors, is_recording
+from ..autograd import Function, is_recording
+from ..mixing import as_tensors
 from ..tensor import Array, Tensor
 from .elementwise import exp, where
 from .shape import sum_to
@@ -24,7 +23,7 @@ class LeakyRelu(Function):
         self.saves_output, self.saves_inputs = slope >= 0, not slope >= 0
 
     def forward(self, x: Array) -> Array:
-        return np.asarray(kernels.leaky_relu(x, self.slope))
+        return kernels.leaky_relu(x, self.slope)
 
     def backward(self, g: Tensor) -> Tensor:
         sign = self.inputs[0] if self.saves_inputs else self.output
@@ -44,7 +43,7 @@ class LeakyReluBackward(Function):
         self.slope = slope
 
     def forward(self, g: Array, x: Array) -> Array:
-        return np.asarray(kernels.leaky_relu_backward(g, x, self.slope))
+        return kernels.leaky_relu_backward(g, x, self.slope)
 
     def backward(self, g: Tensor) -> tuple[Tensor | None, ...]:
         _, x = self.inputs
@@ -61,7 +60,7 @@ class BiasAct(Function):
 
     def forward(self, x: Array, b: Array) -> Array:
         self.channels = b.shape
-        return np.asarray(kernels.bias_act(x, b, self.slope))
+        return kernels.bias_act(x, b, self.slope)
 
     def backward(self, g: Tensor) -> tuple[Tensor | None, ...]:
         y = self.output.detach()
@@ -78,7 +77,7 @@ class Elu(Function):
         self.alpha = alpha
 
     def forward(self, x: Array) -> Array:
-        return np.asarray(kernels.elu(x, self.alpha))
+        return kernels.elu(x, self.alpha)
 
     def backward(self, g: Tensor) -> Tensor:
         (x,) = self.inputs
@@ -92,7 +91,7 @@ class Tanh(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        return np.asarray(kernels.tanh(x))
+        return kernels.tanh(x)
 
     def backward(self, g: Tensor) -> Tensor:
         y = self.output
@@ -103,7 +102,7 @@ class Sigmoid(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        return np.asarray(kernels.sigmoid(x))
+        return kernels.sigmoid(x)
 
     def backward(self, g: Tensor) -> Tensor:
         y = self.output
@@ -114,7 +113,7 @@ class Softplus(Function):
     saves_inputs = True
 
     def forward(self, x: Array) -> Array:
-        return np.asarray(kernels.softplus(x))
+        return kernels.softplus(x)
 
     def backward(self, g: Tensor) -> Tensor:
         return g * sigmoid(self.inputs[0])

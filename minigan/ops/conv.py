@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from operator import index
 from typing import Any
 
-import numpy as np
-
 from .. import kernels
-from ..autograd import Function, as_tensors
+from ..autograd import Function
 from ..kernels import Geometry
+from ..mixing import as_tensors
 from ..tensor import Array, Tensor
 
 Pair = int | tuple[int, int]
@@ -42,7 +41,7 @@ class Conv2d(Trilinear):
     """dT/dy: x (N, H, W, C), w (KH, KW, C, O) -> y (N, OH, OW, O)."""
 
     def forward(self, x: Array, w: Array) -> Array:
-        return np.asarray(kernels.conv2d(x, w, self.geometry, prepared=self.prepared))
+        return kernels.conv2d(x, w, self.geometry, prepared=self.prepared)
 
     def backward(self, gy: Tensor) -> tuple[Tensor | None, ...]:
         x, w = self.inputs
@@ -55,7 +54,7 @@ class ConvTranspose2d(Trilinear):
     """dT/dx: y (N, OH, OW, O), w (KH, KW, C, O) -> x (N, H, W, C)."""
 
     def forward(self, y: Array, w: Array) -> Array:
-        return np.asarray(kernels.conv_transpose2d(y, w, self.geometry, prepared=self.prepared))
+        return kernels.conv_transpose2d(y, w, self.geometry, prepared=self.prepared)
 
     def backward(self, gx: Tensor) -> tuple[Tensor | None, ...]:
         y, w = self.inputs
@@ -68,7 +67,7 @@ class Conv2dWeight(Trilinear):
     """dT/dw: x (N, H, W, C), y (N, OH, OW, O) -> w (KH, KW, C, O)."""
 
     def forward(self, x: Array, y: Array) -> Array:
-        return np.asarray(kernels.conv2d_weight(x, y, self.geometry))
+        return kernels.conv2d_weight(x, y, self.geometry)
 
     def backward(self, gw: Tensor) -> tuple[Tensor | None, ...]:
         x, y = self.inputs
@@ -118,7 +117,7 @@ def refuse(name: str, dilation: Pair, groups: int) -> None:
 def _add_bias(name: str, y: Tensor, bias: Tensor | Array | None) -> Tensor:
     if bias is None:
         return y
-    if not isinstance(bias, Tensor | np.ndarray):
+    if not hasattr(bias, "shape"):
         raise TypeError(f"{name}: bias must be a tensor ({y.shape[3]},), not {bias!r}; name stride= and padding=")
     if bias.shape != y.shape[3:]:
         raise ValueError(f"{name}: bias has shape {bias.shape} but the output has {y.shape[3]} channels {y.shape}")

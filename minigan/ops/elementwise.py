@@ -3,13 +3,15 @@
 Every gradient below is an expression in the same ops, so that it can be differentiated again.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import kernels
-from ..autograd import Function, as_tensors
+from ..autograd import Function
+from ..mixing import as_tensors, refuse_mixed_devices
 from ..tensor import FLOATS, Array, Tensor, values_of
 from .shape import sum_to
 
@@ -31,7 +33,7 @@ class Binary(Function):
     def forward(self, a: Array, b: Array) -> Array:
         self.shapes = a.shape, b.shape
         try:
-            return np.asarray(self.kernel(a, b))
+            return self.kernel(a, b)
         except ValueError:
             raise cannot_broadcast(self.name, a.shape, b.shape) from None
 
@@ -105,7 +107,7 @@ class Minimum(Maximum):
 
 class Negative(Function):
     def forward(self, x: Array) -> Array:
-        return np.asarray(kernels.negative(x))
+        return kernels.negative(x)
 
     def backward(self, g: Tensor) -> Tensor:
         return -g
@@ -120,7 +122,7 @@ class Power(Function):
         self.exponent = exponent
 
     def forward(self, x: Array) -> Array:
-        return np.asarray(kernels.power(x, self.exponent))
+        return kernels.power(x, self.exponent)
 
     def backward(self, g: Tensor) -> Tensor | None:
         if self.exponent == 0:
@@ -133,7 +135,7 @@ class Exp(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        return np.asarray(kernels.exp(x))
+        return kernels.exp(x)
 
     def backward(self, g: Tensor) -> Tensor:
         return g * self.output
@@ -143,7 +145,7 @@ class Log(Function):
     saves_inputs = True
 
     def forward(self, x: Array) -> Array:
-        return np.asarray(kernels.log(x))
+        return kernels.log(x)
 
     def backward(self, g: Tensor) -> Tensor:
         (x,) = self.inputs
@@ -154,7 +156,7 @@ class Sqrt(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        return np.asarray(kernels.sqrt(x))
+        return kernels.sqrt(x)
 
     def backward(self, g: Tensor) -> Tensor:
         return g * 0.5 / self.output
@@ -164,7 +166,7 @@ class Abs(Function):
     saves_inputs = True
 
     def forward(self, x: Array) -> Array:
-        return np.asarray(kernels.absolute(x))
+        return kernels.absolute(x)
 
     def backward(self, g: Tensor) -> Tensor:
         return g * Tensor.of(kernels.sign(self.inputs[0].array))  # the sign is constant wherever it has a derivative
@@ -177,7 +179,7 @@ class Clip(Function):
         self.low, self.high = low, high
 
     def forward(self, x: Array) -> Array:
-        return np.asarray(kernels.clip(x, self.low, self.high))
+        return kernels.clip(x, self.low, self.high)
 
     def backward(self, g: Tensor) -> Tensor:
         return g * Tensor.of(kernels.inside(self.inputs[0].array, self.low, self.high))
@@ -190,7 +192,7 @@ class Where(Function):
     def forward(self, a: Array, b: Array) -> Array:
         self.shapes = a.shape, b.shape
         try:
-            return np.asarray(kernels.where(self.condition, a, b))
+            return kernels.where(self.condition, a, b)
         except ValueError:
             raise cannot_broadcast(self.name, self.condition.shape, a.shape, b.shape) from None
 
@@ -206,10 +208,22 @@ class Astype(Function):
 
     def forward(self, x: Array) -> Array:
         self.source = x.dtype
-        return np.asarray(kernels.cast(x, self.dtype))
+        return kernels.cast(x, self.dtype)
 
     def backward(self, g: Tensor) -> Tensor:
         return g.astype(self.source)
+
+
+class To(Function):
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def forward(self, x: Array) -> Array:
+        self.source = kernels.name_of(x)
+        return kernels.move(x, self.device)
+
+    def backward(self, g: Tensor) -> Tensor:
+        return to(g, self.source)
 
 
 def add(a: Any, b: Any) -> Tensor:
@@ -289,10 +303,27 @@ def clip(x: Any, low: Number | None = None, high: Number | None = None) -> Tenso
 
 def where(condition: Any, a: Any, b: Any) -> Tensor:
     """a where the condition (bool) holds, else b."""
-    mask = np.array(values_of(condition))  # a copy, that nobody else can change before backward
+    mask = kernels.own(values_of(condition))  # a copy, that nobody else can change before backward
     if mask.dtype != np.bool_:
         raise TypeError(f"where: the condition must be bool, not {mask.dtype}; compare it with something, as in x > 0")
-    return Where(mask)(a, b)
+    tensors = as_tensors("where", [a, b])
+    refuse_mixed_devices("where", [mask, *tensors])
+    return Where(mask)(*tensors)
+
+
+def to(x: Tensor, device: str) -> Tensor:
+    """x copied to "cpu", "cuda" or "emulator"; itself if it is there. The gradient comes back.
+
+    ValueError for any other name, ImportError or RuntimeError where the device cannot be used.
+    """
+    device = kernels.checked(device)
+    return x if x.device == device else To(device)(x)
+
+
+def compare(operator: Callable[[Any, Any], Any], a: Tensor, b: Any) -> Tensor:
+    """operator(a, b), a tensor of bool; b may be a tensor, an array or a number."""
+    refuse_mixed_devices(operator.__name__, [x for x in (a, values_of(b)) if hasattr(x, "ndim")])
+    return Tensor.of(kernels.as_array(operator(a.array, values_of(b))))
 
 
 def astype(x: Tensor, dtype: DTypeLike) -> Tensor:

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import numpy as np
-
 from .. import kernels
-from ..autograd import Function, as_tensors
+from ..autograd import Function
+from ..mixing import as_tensors
 from ..tensor import Array, Tensor
 from .shape import reshape, sum_to, transpose
 
@@ -22,7 +21,7 @@ class Matmul(Function):
 
     def forward(self, a: Array, b: Array) -> Array:
         try:
-            return np.asarray(kernels.matmul(a, b))
+            return kernels.matmul(a, b)
         except ValueError:
             raise ValueError(f"matmul: {a.shape} @ {b.shape}: the batches do not broadcast") from None
 

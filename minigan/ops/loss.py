@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import as_tensors
+from .. import kernels
+from ..mixing import as_tensors
 from ..tensor import Tensor, values_of
 from .activation import softplus
 from .reduce import log_softmax, mean
@@ -13,7 +14,7 @@ from .reduce import log_softmax, mean
 def cross_entropy(logits: Any, labels: Any) -> Tensor:
     """mean over n of -log softmax(logits)[n, labels[n]]; logits (N, K), labels integers (N,) in 0..K-1."""
     (logits,) = as_tensors("cross_entropy", [logits])
-    rows = np.array(values_of(labels))
+    rows = np.array(kernels.to_host(values_of(labels)))
     if logits.ndim != 2 or rows.shape != logits.shape[:1] or rows.dtype.kind not in "iu":
         raise ValueError(
             f"cross_entropy: logits must be (N, K) and labels N integers, but are {logits.shape} "

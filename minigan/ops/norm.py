@@ -8,10 +8,9 @@ norm are their definitions.
 
 from typing import Any
 
-import numpy as np
-
 from .. import kernels
-from ..autograd import Function, as_tensors, is_recording, rederive
+from ..autograd import Function, is_recording, rederive
+from ..mixing import as_tensors
 from ..tensor import Array, Tensor
 from .activation import leaky_relu
 from .reduce import mean
@@ -41,7 +40,7 @@ class BatchNorm(Function):
     def forward(self, x: Array, gamma: Array, beta: Array) -> Array:
         self.mean, self.var = kernels.batch_norm_statistics(x)
         self.kept = (self.mean, kernels.power(kernels.add(self.var, x.dtype.type(self.eps)), -0.5))
-        return np.asarray(kernels.batch_norm_apply(x, *self.kept, gamma, beta, self.slope))
+        return kernels.batch_norm_apply(x, *self.kept, gamma, beta, self.slope)
 
     def backward(self, g: Tensor) -> tuple[Tensor | None, ...]:
         x, gamma, beta = self.inputs

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .. import kernels
-from ..autograd import as_tensors
+from ..mixing import as_tensors
 from ..tensor import Tensor
 from .conv import Pair, pair
 from .shape import broadcast_to, getitem, pad, reshape

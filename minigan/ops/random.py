@@ -3,7 +3,7 @@
 from typing import Any
 
 from .. import kernels
-from ..autograd import as_tensors
+from ..mixing import as_tensors
 from ..random import Generator, stream
 from ..tensor import Tensor
 
@@ -18,5 +18,5 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: Generator 
     (tensor,) = as_tensors("dropout", [x])
     if not training or p == 0:
         return tensor
-    u = (generator or stream("dropout")).uniform(tensor.shape)
+    u = (generator or stream("dropout")).uniform(tensor.shape, device=tensor.device)
     return tensor * Tensor.of(kernels.dropout_mask(u, p, tensor.dtype))

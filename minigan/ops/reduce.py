@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..autograd import Function, as_tensors
+from ..autograd import Function
+from ..mixing import as_tensors
 from ..tensor import FLOATS, Array, Axis, Tensor
 from .elementwise import astype, exp
 from .shape import broadcast_to, reshape
@@ -38,7 +39,7 @@ class Sum(Function):
 
     def forward(self, x: Array) -> Array:
         self.source, self.kept_shape = x.shape, kept_shape("sum", x.shape, self.axis)
-        return np.asarray(kernels.sum(x, self.axis, self.keepdims))
+        return kernels.sum(x, self.axis, self.keepdims)
 
     def backward(self, g: Tensor) -> Tensor:
         return broadcast_to(reshape(g, self.kept_shape), self.source)
@@ -56,7 +57,7 @@ class Max(Function):
             raise ValueError(f"max: shape {x.shape} holds no elements")
         y = kernels.amax(x, self.axis, keepdims=True)
         self.kept = (kernels.amax_share(x, y, self.axis),)
-        return np.asarray(y if self.keepdims else np.squeeze(y, self.axis))
+        return y if self.keepdims else np.squeeze(y, self.axis)
 
     def backward(self, g: Tensor) -> Tensor:
         (share,) = self.kept
@@ -72,7 +73,7 @@ class Logsumexp(Function):
 
     def forward(self, x: Array) -> Array:
         self.kept_shape = kept_shape("logsumexp", x.shape, self.axis)
-        return np.asarray(kernels.logsumexp(x, self.axis, self.keepdims))
+        return kernels.logsumexp(x, self.axis, self.keepdims)
 
     def backward(self, g: Tensor) -> Tensor:
         (x,) = self.inputs

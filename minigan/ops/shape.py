@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..autograd import Function, as_tensors
+from ..autograd import Function
+from ..mixing import as_tensors
 from ..tensor import Array, Tensor, values_of
 
 Shape = int | Sequence[int]
@@ -74,7 +75,7 @@ class SumTo(Function):
         self.source = x.shape
         added = x.ndim - len(self.target)
         axes = tuple(i for i in range(x.ndim) if i < added or self.target[i - added] != x.shape[i])
-        return np.asarray(kernels.sum(x, axes)).reshape(self.target)
+        return kernels.as_array(kernels.sum(x, axes)).reshape(self.target)
 
     def backward(self, g: Tensor) -> Tensor:
         return broadcast_to(g, self.source)
@@ -89,7 +90,7 @@ class Getitem(Function):
     def forward(self, x: Array) -> Array:
         self.source = x.shape
         try:
-            return np.asarray(kernels.take(x, self.index))
+            return kernels.take(x, self.index)
         except IndexError as error:
             raise IndexError(f"getitem: {error}; the tensor has shape {x.shape}") from None
 
@@ -102,7 +103,7 @@ class ScatterAdd(Function):
         self.index, self.target = index, shape
 
     def forward(self, g: Array) -> Array:
-        return np.asarray(kernels.scatter_add(g, self.index, self.target))
+        return kernels.scatter_add(g, self.index, self.target)
 
     def backward(self, g: Tensor) -> Tensor:
         return getitem(g, self.index)
@@ -115,7 +116,7 @@ class Concatenate(Function):
     def forward(self, *arrays: Array) -> Array:
         shapes = [a.shape for a in arrays]
         try:
-            y = np.asarray(kernels.concatenate(arrays, self.axis))
+            y: Array = kernels.concatenate(arrays, self.axis)
         except ValueError:  # includes numpy's AxisError
             raise ValueError(
                 f"concatenate: shapes {', '.join(map(str, shapes))} must be equal but for axis {self.axis}"
@@ -135,7 +136,7 @@ class Pad(Function):
 
     def forward(self, x: Array) -> Array:
         self.interior = tuple(slice(before, before + n) for (before, _), n in zip(self.widths, x.shape, strict=True))
-        return np.asarray(kernels.pad(x, self.widths, self.value))
+        return kernels.pad(x, self.widths, self.value)
 
     def backward(self, g: Tensor) -> Tensor:
         return getitem(g, self.interior)
@@ -176,7 +177,8 @@ def as_index(index: Any) -> Any:
     """An index that nobody else can change: the lists, arrays and tensors in it as arrays of its own."""
     if isinstance(index, tuple):
         return tuple(as_index(i) for i in index)
-    return np.array(values_of(index)) if isinstance(index, (Tensor, np.ndarray, list)) else index
+    index = values_of(index)
+    return kernels.own(index) if isinstance(index, list) or hasattr(index, "ndim") else index
 
 
 def getitem(x: Any, index: Any) -> Tensor:
@@ -224,7 +226,7 @@ def flip(x: Any, axis: int | tuple[int, ...]) -> Tensor:
 
 def embedding(indices: Any, weight: Tensor) -> Tensor:
     """The rows of weight (V, D) at integer indices (...): (..., D)."""
-    rows = np.array(values_of(indices))
+    rows = np.array(kernels.to_host(values_of(indices)))
     if rows.dtype.kind not in "iu":
         raise TypeError(f"embedding: indices must be integers, not {rows.dtype}")
     if rows.size and (rows.min() < 0 or rows.max() >= len(weight)):

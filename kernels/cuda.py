@@ -1,0 +1,188 @@
+"""CUDA kernels, seen from the host: how the text of a .cu file becomes a function, and how that is launched.
+
+A .cu file is a `Source`: its kernels are `extern "C"`, include nothing but the project's own .cuh files, and take their
+element type and tile sizes from -D macros, so that a kernel is compiled once for each set of macros that is used.
+"""
+
+import functools
+import importlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .device import DEVICES, Array, Device, connect, device_of
+
+__all__ = [
+    "DEVICES",
+    "SOURCES",
+    "Array",
+    "Device",
+    "Source",
+    "addresses",
+    "ceil_div",
+    "connect",
+    "contiguous",
+    "device_of",
+    "options",
+    "real",
+    "sources",
+]
+
+KERNELS_FOLDER = Path(__file__).resolve().parent
+
+
+def contiguous(array: Array) -> Array:
+    """The array, or a C-contiguous copy of it: kernels index memory by hand."""
+    return device_of(array).xp.ascontiguousarray(array)
+
+
+def ceil_div(n: int, by: int) -> int:
+    """How many pieces of `by` cover n."""
+    return -(-n // by)
+
+
+C_TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+
+
+def real(dtype: DTypeLike) -> str:
+    """The C name of float32 or float64, for the macro REAL. TypeError for other dtypes."""
+    try:
+        return C_TYPES[np.dtype(dtype)]
+    except KeyError:
+        raise TypeError(f"CUDA kernels compute in float32 or float64, not in {np.dtype(dtype)}") from None
+
+
+Macros = Mapping[str, Any]
+
+SOURCES: list["Source"] = []
+"""Every .cu file of the engine; tests compile and run each."""
+
+
+class Source:
+    """One .cu file beside the module that declares it.
+
+    file: the path, relative to the folder kernels/.
+    variants: the sets of macros that the host code uses; each is compiled, run and checked by the tests.
+    registers: the most registers a thread of each kernel may use, on any architecture and in any variant.
+    minimum: the oldest architecture (compute capability times 10) that the text compiles for.
+    examples: by kernel name, a function that makes the host code launch that kernel on small arrays of a device.
+    """
+
+    def __init__(
+        self, file: str, *, variants: Sequence[Macros], registers: Mapping[str, int], minimum: int = 75
+    ) -> None:
+        self.file, self.variants, self.registers, self.minimum = KERNELS_FOLDER / file, variants, registers, minimum
+        self.examples: dict[str, Callable[[Device], None]] = {}
+        SOURCES.append(self)
+
+    @functools.cached_property
+    def text(self) -> str:
+        """What is compiled: the file, with other files' text in place of each #include, and #line marks for messages.
+
+        CuPy's cache of compiled kernels does not look into files that are included: an edit would go unnoticed.
+        """
+        return _inlined(self.file)
+
+    @property
+    def kernels(self) -> list[str]:
+        """The names of its kernels, in order."""
+        return re.findall(r'extern "C" __global__ void(?:\s+__launch_bounds__\([^)]*\))?\s+(\w+)\s*\(', self.text)
+
+    def example(self, *names: str) -> Callable[[Callable[[Device], None]], Callable[[Device], None]]:
+        """Marks a function as one that launches these kernels on small arrays: for reports, not for results."""
+
+        def mark(function: Callable[[Device], None]) -> Callable[[Device], None]:
+            self.examples |= dict.fromkeys(names, function)
+            return function
+
+        return mark
+
+    def launch(
+        self,
+        kernel: str,
+        grid: Sequence[int],
+        block: Sequence[int],
+        args: Sequence[Any],
+        macros: Macros,
+        *,
+        shared: int = 0,
+        reaches: Sequence[Array] = (),
+    ) -> None:
+        """Runs `kernel` on the device of the arrays in `args`.
+
+        args: device arrays, which must be C-contiguous; ints, passed as C int; NumPy scalars, passed as they are. A
+        Python float is refused: its C type is float or double, and only the caller knows which.
+        macros: the -D macros of the compilation. shared: bytes of dynamic shared memory.
+        reaches: arrays that the kernel finds by addresses stored in an argument.
+
+        OverflowError for a size beyond 2^31 - 1, TypeError for a Python float, ValueError for a strided array.
+        """
+        device = device_of(*[a for a in args if type(a) in DEVICES])
+        values = tuple([a if type(a) in DEVICES else _scalar(kernel, a) for a in args])
+        for i, a in enumerate(args):
+            if type(a) in DEVICES and not a.flags.c_contiguous:
+                raise ValueError(f"{kernel}: argument {i} of shape {a.shape} is not C-contiguous; pass contiguous(...)")
+        function = self._function(device, kernel, tuple(sorted(macros.items())))
+        if device.name == "emulator":
+            function(tuple(grid), tuple(block), values, shared_mem=shared, touches=tuple(reaches))
+        else:
+            function(tuple(grid), tuple(block), values, shared_mem=shared)
+
+    @functools.cache  # noqa: B019 - sources live as long as the program
+    def _function(self, device: Device, kernel: str, macros: tuple[tuple[str, Any], ...]) -> Any:
+        return self._module(device, macros).get_function(kernel)
+
+    @functools.cache  # noqa: B019
+    def _module(self, device: Device, macros: tuple[tuple[str, Any], ...]) -> Any:
+        return device.load(code=self.text, options=options(dict(macros)))
+
+
+def _inlined(file: Path) -> str:
+    name = file.relative_to(KERNELS_FOLDER).as_posix()
+    pieces = [f'#line 1 "{name}"']
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        if found := re.fullmatch(r'#include "(.*)"', line):
+            pieces += [_inlined((file.parent / found[1]).resolve()), f'#line {number + 1} "{name}"']
+        else:
+            pieces.append(line)
+    return "\n".join(pieces)
+
+
+def options(macros: Macros) -> tuple[str, ...]:
+    """The compiler's options for a set of macros."""
+    return ("-std=c++17", *(f"-D{name}={value}" for name, value in sorted(macros.items())))
+
+
+def _scalar(kernel: str, value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value
+    if isinstance(value, int):
+        if not -(1 << 31) <= value < 1 << 31:
+            raise OverflowError(f"{kernel}: {value} does not fit the kernel's 32-bit indices; use smaller batches")
+        return np.int32(value)
+    raise TypeError(f"{kernel}: pass {value!r} as a NumPy scalar or an int: its C type cannot be guessed")
+
+
+def addresses(arrays: Sequence[Any]) -> Array:
+    """A device array with the address of each array, uint64: how one launch reaches all parameters.
+
+    Parameters keep their place from step to step, so the last table of the same addresses is used again.
+    """
+    device = device_of(*arrays)
+    return _address_table(device, tuple([int(a.data.ptr) for a in arrays]))
+
+
+@functools.lru_cache(maxsize=256)
+def _address_table(device: Device, pointers: tuple[int, ...]) -> Array:
+    return device.xp.array(np.array(pointers, np.uint64))
+
+
+def sources() -> list[Source]:
+    """Every .cu file of the engine: the modules that declare them, kernels/*/cuda.py, are imported now."""
+    for module in sorted(KERNELS_FOLDER.glob("*/cuda.py")):
+        importlib.import_module(f"{__package__}.{module.parent.name}.cuda")
+    return SOURCES

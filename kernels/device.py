@@ -1,0 +1,129 @@
+"""Where arrays live: on the CPU as NumPy's, on a GPU as CuPy's, or on the emulated device as emulator.arrays'.
+
+A device is an array module and a module loader. ("cuda": cupy, cupy.RawModule) is a GPU; ("emulator":
+emulator.arrays, emulator.RawModule) runs the same CUDA text on the CPU, so that host code, grids and argument lists
+included, is the same on both. Nothing imports cupy before somebody asks for "cuda".
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array = NDArray[Any]
+"""Or cupy.ndarray, or emulator.arrays.ndarray, which have the same attributes."""
+
+NAMES = ("cpu", "cuda", "emulator")
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where arrays live and CUDA kernels run. xp: the array module (NumPy's names, and asnumpy); load: RawModule."""
+
+    name: str
+    xp: Any
+    load: Callable[..., Any]
+
+    def array(self, values: Any) -> Any:
+        """A C-contiguous copy of a NumPy array on the device."""
+        return self.xp.array(values, order="C")
+
+
+DEVICES: dict[type, Device] = {}
+"""By the type of its arrays, each device that somebody asked for. Empty: every array is NumPy's."""
+
+
+def connect(name: str) -> Device:
+    """The device "cuda" or "emulator". ImportError or RuntimeError: in one sentence why it cannot be used here."""
+    for device in DEVICES.values():
+        if device.name == name:
+            return device
+    if name == "cuda":
+        gpu = importlib.import_module(f"{__package__}.gpu")  # the only module that imports cupy
+        device = Device("cuda", *gpu.connect_gpu())
+    else:
+        arrays = importlib.import_module(f"{__package__}.emulator.arrays")
+        device = Device("emulator", arrays, importlib.import_module(f"{__package__}.emulator").RawModule)
+    DEVICES[device.xp.ndarray] = device
+    return device
+
+
+def checked(name: str) -> str:
+    """`name`, or "cuda" for "cuda:0". ValueError for what is no device."""
+    if name == "cuda:0":
+        return "cuda"
+    if name in NAMES:
+        return name
+    if str(name).startswith("cuda:"):
+        number = name.partition(":")[2]
+        raise ValueError(
+            f"device {name!r}: one process uses one GPU, the first that CUDA shows it; "
+            f"to choose another, start it with CUDA_VISIBLE_DEVICES={number} and say 'cuda'"
+        )
+    raise ValueError(f"there is no device {name!r}; choose one of {', '.join(NAMES)}")
+
+
+def device_of(*arrays: Any) -> Device:
+    """The device that all of these arrays are on. ValueError if they are on several, or on the CPU."""
+    found = [DEVICES.get(type(array)) for array in arrays]
+    first = found[0]
+    if first is None or any(device is not first for device in found):
+        names = ", ".join(map(name_of, arrays))
+        raise ValueError(f"the arrays of one kernel must be on one device, but these are on {names}")
+    return first
+
+
+def name_of(array: Any) -> str:
+    """ "cpu", "cuda" or "emulator"."""
+    device = DEVICES.get(type(array))
+    return "cpu" if device is None else device.name
+
+
+def empty(shape: int | tuple[int, ...], dtype: DTypeLike, name: str) -> Array:
+    """An array with any content on the device `name`."""
+    return (np if name == "cpu" else connect(name).xp).empty(shape, dtype)
+
+
+def move(array: Array, name: str) -> Array:
+    """The array on the device `name`: a C-contiguous copy, or itself if it is there already."""
+    if name_of(array) == name:
+        return array
+    host = to_host(array)
+    return host if name == "cpu" else connect(name).array(host)
+
+
+def to_host(values: Any) -> Any:
+    """A copy of a device's array as NumPy's; anything else as it is."""
+    device = DEVICES.get(type(values))
+    return values if device is None else device.xp.asnumpy(values)
+
+
+def own(values: Any, dtype: DTypeLike | None = None) -> Array:
+    """A new C-contiguous array of the values, on the device where they are."""
+    device = DEVICES.get(type(values))
+    return (np if device is None else device.xp).array(values, dtype=dtype, order="C")
+
+
+def as_array(values: Any) -> Array:
+    """A device's array as it is; of anything else NumPy's."""
+    return values if type(values) is np.ndarray or type(values) in DEVICES else np.asarray(values)
+
+
+def read_only(array: Array) -> Array:
+    """A view that cannot be written to. TypeError unless the array is NumPy's."""
+    if type(array) in DEVICES:
+        name = name_of(array)
+        raise TypeError(f"this tensor is on {name}, where NumPy cannot read it; copy it to the CPU: t.to('cpu')")
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def synchronize() -> None:
+    """Waits until every GPU has done what it was asked for: launches return before their work is done."""
+    for device in DEVICES.values():
+        if device.name == "cuda":
+            device.xp.cuda.get_current_stream().synchronize()

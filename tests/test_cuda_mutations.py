@@ -1,0 +1,79 @@
+"""The tests of the CUDA kernels notice every barrier that is missing and every guard that does not guard."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cuda_mutants import instrument
+from on_device import needs_device, only_emulated
+
+from minigan.kernels import cuda
+
+pytestmark = [needs_device, only_emulated]
+
+ROOT = Path(__file__).parent.parent
+
+PIVOT = "min(count, PIVOT_ROWS * (int)blockDim.y)"
+SURVIVORS = {
+    ("batch_norm/batch_norm.cu", PIVOT, f"decltype({PIVOT})(count)"): "the mean of more rows is a slower, good pivot",
+    ("random/random.cu", "b > (n - 1) / 4", "false"): "words are guarded one by one; this is for n where 4 b wraps",
+}
+"""(file, text, in place of it) of the mutants that nobody can notice, and why."""
+
+
+def mutants(file: str) -> list[dict[str, Any]]:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    command = [sys.executable, "tests/cuda_mutants.py", file]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_every_mutant_is_caught() -> None:
+    """A mutant of the shared text is caught if one of the files that use it notices."""
+    files = [source.file.relative_to(cuda.KERNELS_FOLDER).as_posix() for source in cuda.sources()]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = [mutant for of_file in threads.map(mutants, files) for mutant in of_file]
+    sites = {tuple(m[key] for key in ("file", "line", "kind", "text", "instead")) for m in found}
+    caught = {tuple(m[key] for key in ("file", "line", "kind", "text", "instead")) for m in found if m["caught"]}
+    kinds = [kind for _, _, kind, _, _ in sites]
+    print({kind: kinds.count(kind) for kind in sorted(set(kinds))}, f"{len(sites - caught)} survived")
+    assert kinds.count("barrier") > 10
+    assert kinds.count("condition") > 50
+    left = {(file, text, instead) for file, _, _, text, instead in sites - caught}
+    assert left == set(SURVIVORS), sorted(sites - caught)
+
+
+def test_what_is_mutated() -> None:
+    text = """#line 1 "a.cu"
+    int last = min(n, blockIdx.x + 1);  // if (this) were code
+    if (i >= n || j >= m) return;
+    y[i] = i < n && j < m ? x[i] : 0;
+    __syncthreads();
+    """
+    instrumented, sites = instrument(text)
+    call = "min(n, blockIdx.x + 1)"
+    assert [(s.line, s.kind, s.text, s.instead) for s in sites] == [
+        (1, "clamp", call, f"decltype({call})(n)"),
+        (1, "clamp", call, f"decltype({call})(blockIdx.x + 1)"),
+        (2, "condition", "i >= n", "false"),
+        (2, "condition", "j >= m", "false"),
+        (3, "condition", "i < n", "true"),
+        (3, "condition", "j < m", "true"),
+        (4, "barrier", "__syncthreads()", "(void)0"),
+    ]
+    assert (
+        f"(mutant(1) ? decltype({call})(blockIdx.x + 1) : (mutant(0) ? decltype({call})(n) : {call}));" in instrumented
+    )
+    assert "if ( (mutant(2) ? false : bool(i >= n))||" in instrumented
+    assert "(mutant(6) ? (void)0 : __syncthreads());" in instrumented
+
+
+def test_a_guard_that_is_missing_is_noticed() -> None:
+    """The tool itself: what it says of a kernel that it knows."""
+    found = {m["text"]: m["caught"] for m in mutants("linear/naive.cu")}
+    assert "out of bounds" in found["t >= batches * I * J"]
