@@ -2,6 +2,7 @@
 # make test    install into .venv and run the tests
 # make lint    ruff and mypy --strict
 # make bench   install into .venv and time the kernels on the smallest nets, briefly
+# make gpu     test and time everything on a GPU, with what is installed beside $(PYTHON): see docs/performance.md
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -19,6 +20,9 @@ lint: $(VENV)/installed-test
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/kernels.py --filter 28px --rounds 5 $(ARGS)
 
+gpu:
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py $(ARGS)
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info
 
@@ -32,4 +36,4 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install -q -e '.[test]'
 	touch $@
 
-.PHONY: train test lint bench clean
+.PHONY: train test lint bench gpu clean

@@ -5,7 +5,7 @@ Conv2d goes from x to y and a ConvTranspose2d from y to x, so the passes of both
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count, pairwise
@@ -62,7 +62,7 @@ class Contenders:
 
 @dataclass(frozen=True)
 class Case:
-    """A row. Arrays are made by `build`, in float32."""
+    """A row. Arrays are made by `build`, in float32, on the device of minigan that it is told, or else the CPU."""
 
     size: int  # of the net's images, pixels
     width: int
@@ -71,25 +71,28 @@ class Case:
     where: str  # what tells it from its namesakes at other widths
     kind: str
     bytes: int  # each array moved once
-    build: Callable[[], Contenders]
+    build: Callable[..., Contenders]
     flops: int | None = None  # of the direct convolution
     algorithm: str | None = None
 
 
-def cases() -> dict[str, Case]:
-    """All rows by their names, which are unique."""
-    found = [case for size in LATENT for width in WIDTHS for case in _of_nets(size, width)]
+NETS = tuple((size, width) for size in LATENT for width in WIDTHS)
+
+
+def cases(nets: Iterable[tuple[int, int]] = NETS, batch: int = BATCH) -> dict[str, Case]:
+    """The rows of nets (pixels of the images, width) by their names, which are unique."""
+    found = [case for size, width in nets for case in _of_nets(size, width, batch)]
     names = [f"{case.size}px {case.operation} {case.label}" for case in found]
     times = Counter(names)
     return {name if times[name] == 1 else f"{name} {case.where}": case for name, case in zip(names, found, strict=True)}
 
 
-def _of_nets(size: int, width: int) -> list[Case]:
+def _of_nets(size: int, width: int, batch: int) -> list[Case]:
     """The rows of D and G; of what both do on the same shape, one."""
     with kernels.use("reference"):  # compiles nothing: the first call of a kernel is to be timed
         D = dcgan_discriminator(size, 1, width)
         G = dcgan_generator(size, 1, width, LATENT[size])
-    starts = {"D": (D, (BATCH, size, size, 1)), "G": (G, (BATCH, LATENT[size]))}
+    starts = {"D": (D, (batch, size, size, 1)), "G": (G, (batch, LATENT[size]))}
     rows = [row for net, shape in starts.values() for row in _of_layers(size, width, net, shape)]
     rows += [_adam(size, width, letter, net) for letter, (net, _) in starts.items()]
     return list({(row.operation, row.label): row for row in rows}.values())
@@ -100,7 +103,7 @@ def _of_layers(size: int, width: int, net: Sequential, shape: tuple[int, ...]) -
     for layer, following in pairwise([*net, None]):
         with no_grad(), kernels.use("reference"):
             # One sample shows the shapes.
-            after = (BATCH, *layer(Tensor(np.zeros((1, *shape[1:]), np.float32))).shape[1:])
+            after = (shape[0], *layer(Tensor(np.zeros((1, *shape[1:]), np.float32))).shape[1:])
         if isinstance(layer, Conv2d | ConvTranspose2d):
             yield from _convolution(size, width, layer, shape, after)
         elif isinstance(layer, BatchNorm2d) and isinstance(following, ReLU | LeakyReLU):
@@ -137,8 +140,17 @@ def normal(role: str, *shape: int, scale: float = 1.0) -> Array:
     return x
 
 
-def _rivals(call: Callable[..., Call], *arguments: Any) -> dict[str, Call]:
-    return {layout: call(*arguments, layout) for layout in LAYOUTS} if rival.torch else {}
+def _to(device: str, *arrays: Array) -> list[Array]:
+    return [kernels.move(array, device) for array in arrays]
+
+
+def _rivals(device: str, call: Callable[..., Call], *arguments: Any) -> dict[str, Call]:
+    """By memory format, on the device that minigan calls so."""
+    return {layout: call(*arguments, layout, _torchs(device)) for layout in LAYOUTS} if rival.torch else {}
+
+
+def _torchs(device: str) -> str:
+    return "cuda" if device == "cuda" else "cpu"
 
 
 def _reference(name: str) -> Callable[..., Any]:
@@ -164,7 +176,7 @@ def _convolution(
     else:
         kind = ONE_CHANNEL if C == 1 else MIDDLE
     for what, kernel in zip(PASSES, CONV_TRANSPOSE2D if transposed else CONV2D, strict=True):
-        algorithm = kernels.conv_algorithm(kernel, BATCH, C, O, g)
+        algorithm = kernels.conv_algorithm(kernel, x[0], C, O, g)
         yield Case(
             size,
             width,
@@ -187,25 +199,27 @@ def _build_convolution(
     x_shape: tuple[int, ...],
     y_shape: tuple[int, ...],
     g: Geometry,
+    device: str = "cpu",
 ) -> Contenders:
     x, y = normal("x", *x_shape), normal("y", *y_shape)
     w = normal("w", *g.window, x_shape[3], y_shape[3], scale=0.02)
     first, second = {"conv2d": (x, w), "conv_transpose2d": (y, w), "conv2d_weight": (x, y)}[kernel]
     run = kernels.KERNELS[kernel]
-    rivals = _rivals(rival.convolution, what, transposed, x, w, y, g)
+    rivals = _rivals(device, rival.convolution, what, transposed, x, w, y, g)
 
     def truth() -> Any:
         return _reference(kernel)(*_double(first, second), g)
 
+    a, b = _to(device, first, second)
     if kernel == "conv2d_weight":
-        return Contenders(lambda: run(first, second, g), truth, rivals, axes=WEIGHT)
+        return Contenders(lambda: run(a, b, g), truth, rivals, axes=WEIGHT)
     kept, changing, versions = kernels.Prepared(), kernels.Prepared(), count()
 
     def fresh() -> Any:
-        return run(first, second, g, prepared=changing.at(next(versions)))
+        return run(a, b, g, prepared=changing.at(next(versions)))
 
-    transforms = algorithm != "direct"
-    return Contenders(lambda: run(first, second, g, prepared=kept), truth, rivals, fresh=fresh if transforms else None)
+    transforms = device == "cpu" and algorithm != "direct"
+    return Contenders(lambda: run(a, b, g, prepared=kept), truth, rivals, fresh=fresh if transforms else None)
 
 
 # ---- batch norm, activations, Adam -------------------------------------------------------------------------------
@@ -215,7 +229,7 @@ def _parameters(C: int) -> tuple[Array, Array]:
     return 1 + normal("gamma", C, scale=0.02), normal("beta", C, scale=0.02)
 
 
-def _batch_norm(shape: tuple[int, ...], eps: float, slope: float) -> Contenders:
+def _batch_norm(shape: tuple[int, ...], eps: float, slope: float, device: str = "cpu") -> Contenders:
     x, (gamma, beta) = normal("x", *shape), _parameters(shape[3])
 
     def run(statistics: Any, apply: Any, x: Array, gamma: Array, beta: Array) -> Array:
@@ -224,44 +238,48 @@ def _batch_norm(shape: tuple[int, ...], eps: float, slope: float) -> Contenders:
         return y
 
     return Contenders(
-        partial(run, kernels.batch_norm_statistics, kernels.batch_norm_apply, x, gamma, beta),
+        partial(run, kernels.batch_norm_statistics, kernels.batch_norm_apply, *_to(device, x, gamma, beta)),
         lambda: run(_reference("batch_norm_statistics"), _reference("batch_norm_apply"), *_double(x, gamma, beta)),
-        _rivals(rival.batch_norm, x, gamma, beta, eps, slope),
+        _rivals(device, rival.batch_norm, x, gamma, beta, eps, slope),
     )
 
 
-def _batch_norm_backward(shape: tuple[int, ...], eps: float, slope: float) -> Contenders:
+def _batch_norm_backward(shape: tuple[int, ...], eps: float, slope: float, device: str = "cpu") -> Contenders:
     gy, x, (gamma, beta) = normal("y", *shape), normal("x", *shape), _parameters(shape[3])
     exact = _double(x)[0].reshape(-1, shape[3])
     mean, rstd = exact.mean(0), (exact.var(0) + eps) ** -0.5
     z = gamma * (x - mean) * rstd + beta
     # Where rounding alone decides on which side of 0 the activation is, any result is right: no gradient comes there.
     gy = np.where(np.abs(z) > 1e-5, gy, np.float32(0))
-    ours = gy, x, mean.astype(np.float32), rstd.astype(np.float32), gamma, beta, slope
+    ours = *_to(device, gy, x, mean.astype(np.float32), rstd.astype(np.float32), gamma, beta), slope
     return Contenders(
         lambda: kernels.batch_norm_backward(*ours),
         lambda: _reference("batch_norm_backward")(*_double(gy, x), mean, rstd, *_double(gamma, beta), slope),
-        _rivals(rival.batch_norm_backward, gy, x, gamma, beta, eps, slope),
+        _rivals(device, rival.batch_norm_backward, gy, x, gamma, beta, eps, slope),
     )
 
 
-def _activation(name: str, shape: tuple[int, ...], slope: tuple[float, ...]) -> Contenders:
+def _activation(name: str, shape: tuple[int, ...], slope: tuple[float, ...], device: str = "cpu") -> Contenders:
     x, run = normal("x", *shape), kernels.KERNELS[name]
+    (ours,) = _to(device, x)
     return Contenders(
-        lambda: run(x, *slope),
+        lambda: run(ours, *slope),
         lambda: _reference(name)(*_double(x), *slope),
-        _rivals(rival.activation, name, x, slope),
+        _rivals(device, rival.activation, name, x, slope),
     )
 
 
-def _activation_backward(name: str, shape: tuple[int, ...], slope: tuple[float, ...]) -> Contenders:
+def _activation_backward(
+    name: str, shape: tuple[int, ...], slope: tuple[float, ...], device: str = "cpu"
+) -> Contenders:
     gy, xy, run = normal("y", *shape), normal("x", *shape), kernels.KERNELS[f"{name}_backward"]
     if name == "tanh":  # derived from its output
         xy = np.tanh(xy)
+    ours = _to(device, gy, xy)
     return Contenders(
-        lambda: run(gy, xy, *slope),
+        lambda: run(*ours, *slope),
         lambda: _reference(f"{name}_backward")(*_double(gy, xy), *slope),
-        _rivals(rival.activation_backward, name, gy, xy, slope),
+        _rivals(device, rival.activation_backward, name, gy, xy, slope),
     )
 
 
@@ -272,10 +290,10 @@ def _adam(size: int, width: int, letter: str, net: Module) -> Case:
     return Case(size, width, "adam", f"of {letter}", f"width {width}", MEMORY, moved, build)
 
 
-def _build_adam(elements: int) -> Contenders:
+def _build_adam(elements: int, device: str = "cpu") -> Contenders:
     """All parameters as one vector. Every call takes the first step again, from where the last one went."""
     p, g = normal("w", elements, scale=0.02), normal("y", elements)
-    state = p.copy(), np.zeros_like(p), np.zeros_like(p)
+    mine, gradients, *moments = _to(device, p.copy(), g, np.zeros_like(p), np.zeros_like(p))
 
     def run(kernel: Any, p: Array, g: Array, m: Array, v: Array) -> Array:
         kernel([p], [g], [m], [v], weight_decay=0.0, step=[1], **ADAM)
@@ -286,5 +304,5 @@ def _build_adam(elements: int) -> Contenders:
         return run(_reference("adam"), exact, gradient, np.zeros_like(exact), np.zeros_like(exact))
 
     betas = ADAM["beta1"], ADAM["beta2"]
-    rivals = {"nchw": rival.adam(p, g, ADAM["lr"], betas, ADAM["eps"])} if rival.torch else {}
-    return Contenders(lambda: run(kernels.adam, state[0], g, *state[1:]), truth, rivals)
+    rivals = {"nchw": rival.adam(p, g, ADAM["lr"], betas, ADAM["eps"], _torchs(device))} if rival.torch else {}
+    return Contenders(lambda: run(kernels.adam, mine, gradients, *moments), truth, rivals)

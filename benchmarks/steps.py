@@ -5,6 +5,7 @@ from itertools import pairwise, repeat
 
 from step_rows import Row
 
+from minigan import kernels
 from minigan.gan import (
     NON_SATURATING,
     WASSERSTEIN,
@@ -31,15 +32,16 @@ def mix() -> Generator:
 
 
 class Ours:
-    """G, D and the players of a row; of a critic's row, only the critic."""
+    """G, D and the players of a row; of a critic's row only the critic, unless `both` shall play."""
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, row: Row, device: str = "cpu", both: bool = False) -> None:
         if row.size is None:
             self.G, self.D = mlp(row.width, 2), mlp(row.width, 1)
         else:
             init = Generator(0, "init")
             self.G = dcgan_generator(row.size, 1, row.width, row.latent, init)
             self.D = dcgan_discriminator(row.size, 1, row.width, init, batch_norm=row.penalty is None)
+        self.G.to(device), self.D.to(device)
         penalty = row.penalty and partial(gradient_penalty, generator=mix(), weight=row.penalty)
 
         def optimizer(net: Module) -> Optimizer:
@@ -50,13 +52,18 @@ class Ours:
             self.G, self.D, NON_SATURATING if gan else WASSERSTEIN, optimizer(self.G), optimizer(self.D),
             penalty=penalty or None, clip=row.clip,
         )  # fmt: skip
-        self.players = players if gan else players[:1]
-        self.game = Game(repeat(row.real()), latent(), row.latent, row.batch)
+        self.players = players if gan or both else players[:1]
+        self.game = Game(repeat(kernels.move(row.real(), device)), latent(), row.latent, row.batch, device)
+
+    def logs(self) -> dict[str, float]:
+        """What one step logs."""
+        logs: dict[str, float] = {}
+        train(self.game, self.players, 1, [lambda _, found: logs.update(found)])
+        return logs
 
     def step(self) -> list[float]:
         """The players' losses, before their updates."""
-        logs: dict[str, float] = {}
-        train(self.game, self.players, 1, [lambda _, found: logs.update(found)])
+        logs = self.logs()
         return [logs[f"{player.name}_loss"] for player in self.players]
 
 

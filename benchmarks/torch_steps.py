@@ -10,6 +10,7 @@ The losses alone are read back; ours logs a few probabilities besides.
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,8 @@ from rival import IMAGE, torch
 from step_rows import Row
 
 OPTIMIZERS = {"fused": {"fused": True}, "foreach": {"foreach": True}, "for-loop": {"foreach": False}, "default": {}}
+CAPTURABLE = {"fused": True, "capturable": True}
+"""Adam whose count of steps is in the GPU's memory, so that a CUDA graph can replay its step."""
 EPS = 1e-12  # inside the penalty's square root
 REPEATS = 5
 
@@ -28,8 +31,9 @@ Draw = Callable[[tuple[int, ...]], Any]
 class Rival:
     """PyTorch's G, D and their optimizers, of one row, images in one of its memory formats.
 
-    optimizer: a key of OPTIMIZERS. compiled: both nets by torch.compile. bf16: forward passes under autocast.
-    normal, uniform: what z and the penalty's points are drawn from.
+    optimizer: a key of OPTIMIZERS, or "capturable". compiled: both nets by torch.compile. bf16: forward passes under
+    autocast. normal, uniform: what z and the penalty's points are drawn from; by default PyTorch's own on `device`,
+    "cpu" or "cuda".
     """
 
     def __init__(
@@ -40,25 +44,28 @@ class Rival:
         as_written: bool = False,
         compiled: bool = False,
         bf16: bool = False,
-        normal: Draw = torch.randn,
-        uniform: Draw = torch.rand,
+        normal: Draw | None = None,
+        uniform: Draw | None = None,
+        device: str = "cpu",
     ) -> None:
-        self.row, self.as_written, self.normal, self.uniform = row, as_written, normal, uniform
-        self.precision = torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext()
+        self.row, self.as_written = row, as_written
+        self.normal = normal or partial(torch.randn, device=device)
+        self.uniform = uniform or partial(torch.rand, device=device)
+        self.precision = torch.autocast(device, torch.bfloat16) if bf16 else nullcontext()
         nets = (mlp(row.width, 2), mlp(row.width, 1)) if row.size is None else (generator(row), discriminator(row))
         real = torch.from_numpy(row.real())
         if real.ndim == 4:
             real = real.permute(IMAGE)
         memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-        self.real = real.contiguous(memory_format=memory_format)
-        self.G, self.D = (net.to(memory_format=memory_format) for net in nets)
+        self.real = real.contiguous(memory_format=memory_format).to(device)
+        self.G, self.D = (net.to(device, memory_format=memory_format) for net in nets)
         if compiled:
             self.G, self.D = torch.compile(self.G), torch.compile(self.D)
         self.set_optimizer(optimizer)
 
     def set_optimizer(self, name: str) -> None:
         """New optimizers: RMSprop where weights are clipped, otherwise Adam."""
-        row, how = self.row, OPTIMIZERS[name]
+        row, how = self.row, CAPTURABLE if name == "capturable" else OPTIMIZERS[name]
         self.g_optimizer, self.d_optimizer = (
             torch.optim.RMSprop(net.parameters(), row.lr, **how)
             if row.clip
@@ -87,6 +94,10 @@ class Rival:
 
     def step(self) -> list[float]:
         """The players' losses, before their updates."""
+        return [loss.item() for loss in self.losses()]
+
+    def losses(self) -> list[Any]:
+        """The same step, its losses left where they are: nobody waits for a GPU."""
         with self.precision:
             with nullcontext() if self.as_written else torch.no_grad():
                 fake = self.G(self.z())
@@ -126,12 +137,11 @@ class Rival:
         return ((norm - 1) ** 2).mean()
 
 
-def update(optimizer: Any, loss: Any) -> float:
+def update(optimizer: Any, loss: Any) -> Any:
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    value: float = loss.item()
-    return value
+    return loss.detach()
 
 
 def levels(row: Row) -> tuple[int, int]:
