@@ -140,7 +140,7 @@ def arguments(words: Sequence[str] | None = None) -> tuple[Settings, argparse.Na
     parser.add_argument("--out", metavar="FOLDER", help="a new folder (next runs/OBJECTIVE-0001)")
     parser.add_argument(
         "--device", choices=("cpu", "cuda", "emulator"), default="cpu",
-        help="cuda: a GPU, through CuPy; emulator: the CUDA kernels on the CPU, a thousand times slower (%(default)s)",
+        help="cuda: a GPU, through CuPy; emulator: the CUDA kernels on the CPU, slowly (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--no-metrics", action="store_true", help="do not measure the result at the end")
     args = parser.parse_args(words)
@@ -199,7 +199,11 @@ def updates_of_d(s: Settings, images: int) -> list[int]:
 def main() -> int:
     s, args = arguments()
     if args.device != "cpu":
-        minigan.kernels.connect(args.device)
+        try:
+            minigan.kernels.connect(args.device)
+        except (ImportError, RuntimeError) as error:
+            print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+            return 1
     elif minigan.kernels.first_run():
         print("The first step compiles the kernels, once: about half a minute.")
     if args.out:
@@ -328,5 +332,5 @@ if __name__ == "__main__":
         sys.exit(130)
     except MemoryError as error:
         sys.exit(f"{Path(__file__).name}: out of memory: {error} (--batch-size, --width)")
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"{Path(__file__).name}: {error}")

@@ -10,7 +10,20 @@ for what they make of it. Kernels never see a Tensor.
 
 from .conv2d.algorithm import conv_algorithm, explain_conv, set_conv_algorithm
 from .conv2d.geometry import Geometry
-from .device import as_array, checked, connect, empty, move, name_of, own, read_only, synchronize, to_host
+from .device import (
+    DEVICES,
+    as_array,
+    checked,
+    connect,
+    empty,
+    move,
+    name_of,
+    operand,
+    own,
+    read_only,
+    synchronize,
+    to_host,
+)
 from .dispatch import KERNELS, Kernel, backend, first_run, use
 from .prepared import Prepared
 
@@ -79,6 +92,7 @@ uniform = Kernel("uniform", "random", "cpu", "cuda")
 normal = Kernel("normal", "random", "cpu", "cuda")
 
 __all__ = [
+    "DEVICES",
     "KERNELS",
     "Geometry",
     "Kernel",
@@ -93,6 +107,7 @@ __all__ = [
     "first_run",
     "move",
     "name_of",
+    "operand",
     "own",
     "read_only",
     "set_conv_algorithm",

@@ -119,13 +119,16 @@ class Source:
         macros: the -D macros of the compilation. shared: bytes of dynamic shared memory.
         reaches: arrays that the kernel finds by addresses stored in an argument.
 
-        OverflowError for a size beyond 2^31 - 1, TypeError for a Python float, ValueError for a strided array.
+        OverflowError for a size beyond 2^31 - 1 or a grid beyond CUDA's, TypeError for a Python float, ValueError for a
+        strided array.
         """
         device = device_of(*[a for a in args if type(a) in DEVICES])
         values = tuple([a if type(a) in DEVICES else _scalar(kernel, a) for a in args])
         for i, a in enumerate(args):
             if type(a) in DEVICES and not a.flags.c_contiguous:
                 raise ValueError(f"{kernel}: argument {i} of shape {a.shape} is not C-contiguous; pass contiguous(...)")
+        if max(grid[1:], default=1) > 65_535 or grid[0] >= 1 << 31:
+            raise OverflowError(f"{kernel}: CUDA launches no grid of {tuple(grid)} blocks; use smaller batches")
         function = self._function(device, kernel, tuple(sorted(macros.items())))
         if device.name == "emulator":
             function(tuple(grid), tuple(block), values, shared_mem=shared, touches=tuple(reaches))
@@ -170,7 +173,8 @@ def _scalar(kernel: str, value: Any) -> Any:
 def addresses(arrays: Sequence[Any]) -> Array:
     """A device array with the address of each array, uint64: how one launch reaches all parameters.
 
-    Parameters keep their place from step to step, so the last table of the same addresses is used again.
+    Parameters keep their place from step to step, so the last table of the same addresses is used again; it was
+    written on the stream of the first call, so switch streams only when they have waited for each other.
     """
     device = device_of(*arrays)
     return _address_table(device, tuple([int(a.data.ptr) for a in arrays]))

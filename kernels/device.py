@@ -38,15 +38,22 @@ DEVICES: dict[type, Device] = {}
 
 def connect(name: str) -> Device:
     """The device "cuda" or "emulator". ImportError or RuntimeError: in one sentence why it cannot be used here."""
+    name = checked(name)
     for device in DEVICES.values():
         if device.name == name:
             return device
     if name == "cuda":
         gpu = importlib.import_module(f"{__package__}.gpu")  # the only module that imports cupy
         device = Device("cuda", *gpu.connect_gpu())
+    elif name == "emulator":
+        arrays, emulator = (
+            importlib.import_module(f"{__package__}.{part}") for part in ("emulator.arrays", "emulator")
+        )
+        if not emulator.available():
+            raise RuntimeError("the emulator compiles CUDA kernels with g++, on Linux: install g++, or use 'cpu'")
+        device = Device("emulator", arrays, emulator.RawModule)
     else:
-        arrays = importlib.import_module(f"{__package__}.emulator.arrays")
-        device = Device("emulator", arrays, importlib.import_module(f"{__package__}.emulator").RawModule)
+        raise ValueError("connect: the CPU is always there, and no device of CUDA kernels")
     DEVICES[device.xp.ndarray] = device
     return device
 
@@ -71,8 +78,8 @@ def device_of(*arrays: Any) -> Device:
     found = [DEVICES.get(type(array)) for array in arrays]
     first = found[0]
     if first is None or any(device is not first for device in found):
-        names = ", ".join(map(name_of, arrays))
-        raise ValueError(f"the arrays of one kernel must be on one device, but these are on {names}")
+        names = " and ".join(dict.fromkeys(map(name_of, arrays)))
+        raise ValueError(f"the arrays of one kernel must be on one device of CUDA kernels, but these are on {names}")
     return first
 
 
@@ -89,6 +96,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike, name: str) -> Array:
 
 def move(array: Array, name: str) -> Array:
     """The array on the device `name`: a C-contiguous copy, or itself if it is there already."""
+    name = checked(name)
     if name_of(array) == name:
         return array
     host = to_host(array)
@@ -103,13 +111,20 @@ def to_host(values: Any) -> Any:
 
 def own(values: Any, dtype: DTypeLike | None = None) -> Array:
     """A new C-contiguous array of the values, on the device where they are."""
-    device = DEVICES.get(type(values))
+    device = DEVICES.get(type(values)) if DEVICES else None
+    if device is None and type(values).__module__.startswith("cupy"):  # nobody has asked for the GPU by name yet
+        device = connect("cuda")
     return (np if device is None else device.xp).array(values, dtype=dtype, order="C")
 
 
 def as_array(values: Any) -> Array:
     """A device's array as it is; of anything else NumPy's."""
     return values if type(values) is np.ndarray or type(values) in DEVICES else np.asarray(values)
+
+
+def operand(values: Any) -> Any:
+    """A NumPy array of a single number as a NumPy scalar, which may stand beside any device's arrays."""
+    return values[()] if type(values) is np.ndarray and values.ndim == 0 else values
 
 
 def read_only(array: Array) -> Array:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import DEVICES, Device, to_host
+from .device import DEVICES, Device, operand, to_host
 
 BACKENDS = ("auto", "reference", "cpu")
 
@@ -81,7 +81,7 @@ class Kernel:
         if self._cuda is None:
             self._cuda = self.implementation("cuda")
         try:
-            return self._cuda(*[a[()] if type(a) is np.ndarray and a.ndim == 0 else a for a in args], **kwargs)
+            return self._cuda(*map(operand, args), **kwargs)
         except MemoryError as error:  # CuPy's is one
             raise MemoryError(f"{self.name}: {device.name} has no room left: {error}; use smaller batches") from error
 
@@ -98,23 +98,27 @@ def _device(values: Iterable[Any]) -> Device | None:
 
 def _on_copies(function: Callable[..., Any], device: Device, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """function(*args, **kwargs) on copies of a device's arrays, and back again: results, and what was written to."""
-    copies: list[tuple[Any, Any]] = []
+    copies: dict[int, tuple[Any, Any, bytes]] = {}  # by the original's id: it, its copy on the host, what that held
 
     def fetch(value: Any) -> Any:
         if type(value) in DEVICES:
-            copies.append((value, to_host(value)))
-            return copies[-1][1]
+            if id(value) not in copies:
+                host = to_host(value)
+                copies[id(value)] = value, host, host.tobytes()
+            return copies[id(value)][1]
         return type(value)(map(fetch, value)) if type(value) in (list, tuple) else value
 
     def send(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
             return type(value)(map(send, value))
-        given = [original for original, host in copies if host is value]
-        return given[0] if given else device.xp.array(np.asarray(value))
+        given = [original for original, host, _ in copies.values() if host is value]
+        return given[0] if given else device.array(np.asarray(value))
 
-    result = function(*map(fetch, args), **{key: fetch(value) for key, value in kwargs.items()})
-    for original, host in copies:
-        original[...] = device.xp.array(host)
+    fetched, options = [fetch(value) for value in args], {key: fetch(value) for key, value in kwargs.items()}
+    result = function(*fetched, **options)
+    for original, host, before in copies.values():
+        if host.tobytes() != before:
+            original[...] = device.array(host)
     return send(result)
 
 

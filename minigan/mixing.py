@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import kernels
+from .kernels.device import DEVICES
 from .tensor import Tensor, values_of
 
 
@@ -20,19 +21,21 @@ def as_tensors(name: str, inputs: Sequence[Any]) -> Sequence[Tensor]:
     kind, dtype = type(first), getattr(first, "dtype", None)
     if all([isinstance(x, Tensor) and x.array.dtype is dtype and type(x.array) is kind for x in inputs]):
         return inputs  # nearly always
-    given = [x for x in inputs if isinstance(x, (Tensor, np.ndarray)) or kernels.name_of(x) != "cpu"]
-    dtypes = [x.dtype for x in given]
+    dtypes = [x.dtype for x in inputs if isinstance(x, (Tensor, np.ndarray)) or type(x) in DEVICES]
     if any([dtype != dtypes[0] for dtype in dtypes]):
         mixed = " and ".join(map(str, dict.fromkeys(dtypes)))
         raise TypeError(f"{name}: dtypes {mixed} do not mix; convert one with .astype(...)")
     if dtypes and dtypes[0].kind in "iub" and any([isinstance(x, float) and not x.is_integer() for x in inputs]):
         raise TypeError(f"{name}: a number with decimals does not mix with {dtypes[0]}; convert with .astype(...)")
-    refuse_mixed_devices(name, given)
-    return [x if isinstance(x, Tensor) else Tensor(x, dtype=dtypes[0] if dtypes else None) for x in inputs]
+    tensors = [x if isinstance(x, Tensor) else Tensor(x, dtype=dtypes[0] if dtypes else None) for x in inputs]
+    refuse_mixed_devices(name, tensors)
+    return tensors
 
 
 def refuse_mixed_devices(name: str, inputs: Sequence[Any]) -> None:
     """ValueError if tensors or arrays are on several devices, but for constants of a single number on the CPU."""
+    if not DEVICES:
+        return
     devices = dict.fromkeys(
         device
         for x in inputs

@@ -77,7 +77,9 @@ class Optimizer:
         self.lr, self.steps = float(state["lr"]), int(state["steps"])
         self.state = [
             {
-                k: np.array(v, np.int64) if k == "step" else kernels.move(np.array(v, param.dtype), param.device)
+                k: np.array(v, np.int64)
+                if k == "step"
+                else kernels.move(np.array(kernels.to_host(v), param.dtype), param.device)
                 for k, v in arrays.items()
             }
             for param, arrays in zip(self.params, state["state"], strict=True)

@@ -222,7 +222,7 @@ class Profile:
         arrays, results = list(_arrays(inputs)), list(_arrays([result]))
         event.inputs, event.results = (", ".join(str(a.shape) for a in part) for part in (arrays, results))
         if event.kind == KERNEL:
-            new = [r for r in results if not any(np.may_share_memory(r, a) for a in arrays)]
+            new = [r for r in results if not any(type(a) is type(r) and np.may_share_memory(r, a) for a in arrays)]
             event.allocated = sum(a.nbytes for a in new)
             event.bytes = sum(a.nbytes for a in {id(a): a for a in arrays}.values()) + event.allocated
             event.flops = None if result is None else _flops(event.name, arrays, result)

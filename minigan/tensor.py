@@ -41,7 +41,7 @@ class Tensor:
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: DTypeLike | None = None) -> None:
         data = values_of(data)
-        if dtype is None and not hasattr(data, "dtype"):
+        if dtype is None and not isinstance(data, (np.ndarray, np.generic)) and type(data) not in kernels.DEVICES:
             data = np.asarray(data)
             if data.dtype.kind in "iuf":
                 dtype = np.float32
@@ -214,7 +214,7 @@ class Tensor:
                 "or assign inside no_grad()"
             )
         with self.writing() as array:
-            array[ops.as_index(index)] = values_of(value)
+            ops.assign(array, index, value)
 
     # ---- differentiation (autograd.py) ------------------------------------------------------------------------------
 

@@ -22,6 +22,12 @@ from minigan.kernels import KERNELS, cuda, emulator
 from minigan.kernels.device import connect
 
 LIMIT = 20  # seconds for a mutant: without its guard a loop may not end
+NOTICED = {
+    signal.SIGALRM: "did not end",
+    signal.SIGSEGV: "read or wrote where there is no memory",
+    signal.SIGFPE: "divided by zero",
+}
+BROKEN = "the test itself failed: "
 LARGEST = 20_000  # elements of a call: mutants are many
 
 PRELUDE = """
@@ -97,6 +103,14 @@ def changes(text: str) -> Iterator[Change]:
         leaves = re.match(r"\)\s*(return|continue|break)\b", text[end:])
         for first, last in conjuncts(text, found.end(), end):
             yield Change(first, last, "condition", ["false" if leaves else "true"])
+    for found in re.finditer(r"\bfor \([^;]*;", text):  # its end is a guard where it has more than one part
+        end = text.index(";", found.end())
+        parts = list(conjuncts(text, found.end(), end))
+        yield from (Change(*part, "condition", ["true"]) for part in parts if len(parts) > 1)
+    for found in re.finditer(r"\bbool \w+ = ", text):
+        end = text.index(";", found.end())
+        parts = list(conjuncts(text, found.end(), end))
+        yield from (Change(*part, "condition", ["true"]) for part in parts if len(parts) > 1)
     for found in re.finditer(r" \? ", text):
         for first, last in conjuncts(text, before(text, found.start()), found.start()):
             yield Change(first, last, "condition", ["true"])
@@ -193,17 +207,21 @@ def in_a_fork(run: Callable[[], str]) -> str:
         signal.alarm(LIMIT)
         try:
             text = run()
-        except BaseException as error:  # whatever it is: it was noticed
-            text = f"{type(error).__name__}: {error}"
+        except BaseException as error:
+            text = f"{BROKEN}{type(error).__name__}: {error}"
         os.write(writer, text.encode()[:60_000])
         os._exit(0)
     os.close(writer)
     with open(reader, "rb") as pipe:
         text = pipe.read().decode()
     _, status = os.waitpid(child, 0)
+    if text.startswith(BROKEN):  # nothing that a mutant does
+        sys.exit(text)
     if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return "did not end" if number == signal.SIGALRM else f"died of signal {number}"
+        number = signal.Signals(os.WTERMSIG(status))
+        if number not in NOTICED:
+            sys.exit(f"a mutant's process died of {number.name}")
+        return NOTICED[number]
     return text
 
 

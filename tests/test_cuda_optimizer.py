@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from on_device import DEVICE, needs_device, run
 
-from minigan.kernels import cuda, emulator
+from minigan.kernels import cuda
 from minigan.kernels.elementwise import cuda as elementwise
 from minigan.kernels.elementwise import reference as elementwise_reference
 from minigan.kernels.indexing import cuda as indexing
@@ -16,7 +17,7 @@ from minigan.kernels.optimizer import reference as optimizer_reference
 from minigan.kernels.random import cuda as random
 from minigan.kernels.random import reference as random_reference
 
-pytestmark = pytest.mark.skipif(not emulator.available(), reason="the emulator needs g++")
+pytestmark = needs_device
 
 DTYPES = (np.float32, np.float64)
 TOLERANCE = {np.float32: 1e-6, np.float64: 1e-14}
@@ -28,13 +29,13 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
 @pytest.fixture(scope="module")
 def device() -> cuda.Device:
-    return cuda.connect("emulator")
+    return cuda.connect(DEVICE)
 
 
 @pytest.fixture(params=["forward", "reverse", "random, checked"])
 def order(request: pytest.FixtureRequest) -> Iterator[None]:
     """Threads run in this order between barriers."""
-    with emulator.running(order=request.param.split(",")[0], check="checked" in request.param):
+    with run({"order": request.param.split(",")[0], "check": "checked" in request.param}):
         yield
 
 

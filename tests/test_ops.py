@@ -11,7 +11,7 @@ from op_table import OPS, Row
 
 import minigan as mg
 
-HELPERS = {"as_index", "compare", "to"}  # in ops.__all__, but no op on numbers; test_devices.py has `to`
+HELPERS = {"as_index", "assign", "compare", "to"}  # in ops.__all__, but no op on numbers; test_devices.py has `to`
 
 each_op = pytest.mark.parametrize("row", OPS, ids=str)
 quick = settings(max_examples=10)

@@ -96,9 +96,9 @@ def check_sizes(op: str, arrays: Sequence[Array]) -> None:
 
 
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
-    """a (..., I, K), b (..., K, J) -> (..., I, J). Integers and mixed dtypes go to the array module's own."""
+    """a (..., I, K), b (..., K, J) -> (..., I, J), both float32 or both float64. TypeError else: CuPy wants cuBLAS."""
     if a.dtype != b.dtype or np.dtype(a.dtype) not in cuda.C_TYPES:
-        return np.matmul(a, b, out=out)
+        raise TypeError(f"matmul: on a device both must be float32 or both float64, not {a.dtype} and {b.dtype}")
     left, right = (a[None, :] if a.ndim == 1 else a), (b[:, None] if b.ndim == 1 else b)
     if left.ndim < 2 or right.ndim < 2 or left.shape[-1] != right.shape[-2]:
         raise ValueError(f"matmul: {a.shape} @ {b.shape}: the inner dimensions do not match")

@@ -85,7 +85,13 @@ def _update(
         chosen = [i for i, p in enumerate(arrays[0]) if p.dtype == dtype and p.size]
         if not chosen:
             continue
-        device = cuda.device_of(*(of[i] for of in arrays for i in chosen))
+        try:
+            device = cuda.device_of(*(of[i] for of in arrays for i in chosen))
+        except ValueError as error:
+            raise ValueError(
+                f"{op}: {error}; where parameters moved after their optimizer's first step, "
+                "optimizer.load_state_dict(optimizer.state_dict()) brings its state along"
+            ) from None
         # A gradient may be a view, of which the kernel gets a copy. All others are written to.
         lists = [[cuda.contiguous(of[i]) if k == 1 else of[i] for i in chosen] for k, of in enumerate(arrays)]
         parts, blocks = _parts(device, tuple([a.size for a in lists[0]]))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from .. import kernels
 from ..autograd import grad
+from ..mixing import refuse_mixed_devices
 from ..nn import BatchNorm1d, Module
 from ..random import Generator
 from ..tensor import Array, Tensor
@@ -42,6 +43,7 @@ def interpolates(real: Array, fake: Array, generator: Generator) -> Array:
     """e real + (1 - e) fake, with one e ~ U[0, 1) a sample: points on the lines from fakes to real images."""
     if real.shape != fake.shape:
         raise ValueError(f"interpolates: real samples are {real.shape}, but fakes are {fake.shape}; draw equally many")
+    refuse_mixed_devices("interpolates", [real, fake])
     shape = (len(real), *[1] * (real.ndim - 1))
     e: Array = generator.uniform(shape, device=kernels.name_of(real)).astype(real.dtype)  # the same in both precisions
     x: Array = e * real + (1 - e) * fake

@@ -83,7 +83,7 @@ def from_torch(module: Module, state: Mapping[str, Any], flattened: Mapping[str,
         raise ValueError(f"from_torch: the state does not fit {type(module).__name__}: {'; '.join(faults)}")
     for key, entry in entries.items():
         with entry.tensor.writing() as own:
-            own[...] = entry.from_torch(arrays[key])
+            own[...] = kernels.move(np.asarray(entry.from_torch(arrays[key])), entry.tensor.device)
 
 
 class Entry(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .. import kernels
-from ..tensor import FLOATS, Array, Tensor
+from ..tensor import FLOATS, Array, Tensor, values_of
 
 M = TypeVar("M", bound="Module")
 
@@ -139,6 +139,7 @@ class Module:
         ValueError, before anything is written, that lists every missing, unexpected and misshapen name.
         """
         own = dict(self._named_tensors())
+        state = {name: kernels.to_host(values_of(value)) for name, value in state.items()}
         faults = [f"{name} is missing" for name in own if name not in state]
         faults += [f"{name} is unexpected" for name in state if name not in own]
         for name, tensor in own.items():

@@ -29,6 +29,7 @@ from .random import dropout
 from .reduce import log_softmax, logsumexp, max, mean, softmax, sum, var
 from .shape import (
     as_index,
+    assign,
     broadcast_to,
     concatenate,
     embedding,
@@ -42,11 +43,11 @@ from .shape import (
 )
 
 __all__ = [
-    "abs", "add", "as_index", "astype", "avg_pool2d", "batch_norm", "bias_act", "binary_cross_entropy_with_logits",
-    "broadcast_to", "clip", "compare", "concatenate", "conv2d", "conv2d_weight", "conv_transpose2d",
-    "cross_entropy", "divide", "dropout", "elu", "embedding", "exp", "flip", "getitem", "instance_norm",
-    "layer_norm", "leaky_relu", "linear", "log", "log_softmax", "logsumexp", "matmul", "max", "max_pool2d",
-    "maximum", "mean", "minimum", "multiply", "negative", "pad", "power", "relu", "reshape", "scatter_add",
-    "sigmoid", "softmax", "softplus", "sqrt", "stack", "subtract", "sum", "tanh", "to", "transpose",
+    "abs", "add", "as_index", "assign", "astype", "avg_pool2d", "batch_norm", "bias_act",
+    "binary_cross_entropy_with_logits", "broadcast_to", "clip", "compare", "concatenate", "conv2d",
+    "conv2d_weight", "conv_transpose2d", "cross_entropy", "divide", "dropout", "elu", "embedding", "exp", "flip",
+    "getitem", "instance_norm", "layer_norm", "leaky_relu", "linear", "log", "log_softmax", "logsumexp", "matmul",
+    "max", "max_pool2d", "maximum", "mean", "minimum", "multiply", "negative", "pad", "power", "relu", "reshape",
+    "scatter_add", "sigmoid", "softmax", "softplus", "sqrt", "stack", "subtract", "sum", "tanh", "to", "transpose",
     "upsample_nearest", "var", "where",
 ]  # fmt: skip

@@ -323,7 +323,7 @@ def to(x: Tensor, device: str) -> Tensor:
 def compare(operator: Callable[[Any, Any], Any], a: Tensor, b: Any) -> Tensor:
     """operator(a, b), a tensor of bool; b may be a tensor, an array or a number."""
     refuse_mixed_devices(operator.__name__, [x for x in (a, values_of(b)) if hasattr(x, "ndim")])
-    return Tensor.of(kernels.as_array(operator(a.array, values_of(b))))
+    return Tensor.of(kernels.as_array(operator(kernels.operand(a.array), kernels.operand(values_of(b)))))
 
 
 def astype(x: Tensor, dtype: DTypeLike) -> Tensor:

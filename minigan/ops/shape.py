@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import kernels
 from ..autograd import Function
-from ..mixing import as_tensors
+from ..mixing import as_tensors, refuse_mixed_devices
 from ..tensor import Array, Tensor, values_of
 
 Shape = int | Sequence[int]
@@ -117,7 +117,7 @@ class Concatenate(Function):
         shapes = [a.shape for a in arrays]
         try:
             y: Array = kernels.concatenate(arrays, self.axis)
-        except ValueError:  # includes numpy's AxisError
+        except (ValueError, TypeError):  # includes NumPy's AxisError; CuPy raises others than NumPy
             raise ValueError(
                 f"concatenate: shapes {', '.join(map(str, shapes))} must be equal but for axis {self.axis}"
             ) from None
@@ -173,22 +173,38 @@ def normal_axis(name: str, axis: Any, ndim: int) -> int:
     return int(axis) % ndim
 
 
-def as_index(index: Any) -> Any:
-    """An index that nobody else can change: the lists, arrays and tensors in it as arrays of its own."""
+def as_index(index: Any, device: str = "cpu") -> Any:
+    """An index that nobody else can change: the lists, arrays and tensors in it as arrays of its own.
+
+    It may be on the CPU or beside the tensor that it is for, on `device`; ValueError for another one.
+    """
     if isinstance(index, tuple):
-        return tuple(as_index(i) for i in index)
+        return tuple(as_index(i, device) for i in index)
     index = values_of(index)
+    if kernels.name_of(index) not in ("cpu", device):
+        raise ValueError(f"an index on {kernels.name_of(index)} is of no use on {device}; move it with .to({device!r})")
     return kernels.own(index) if isinstance(index, list) or hasattr(index, "ndim") else index
 
 
 def getitem(x: Any, index: Any) -> Tensor:
     """x[index], with anything that NumPy takes between brackets."""
-    return Getitem(as_index(index))(x)
+    return Getitem(as_index(index, kernels.name_of(values_of(x))))(x)
 
 
 def scatter_add(g: Any, index: Any, shape: Sequence[int]) -> Tensor:
     """Zeros of `shape` with g added at `index`: the adjoint of `getitem`. Repeated indices add up."""
-    return ScatterAdd(as_index(index), tuple(shape))(g)
+    return ScatterAdd(as_index(index, kernels.name_of(values_of(g))), tuple(shape))(g)
+
+
+def assign(array: Array, index: Any, value: Any) -> None:
+    """array[index] = value: a number, a list, or a tensor or an array on the same device."""
+    device, value = kernels.name_of(array), values_of(value)
+    if isinstance(value, (list, tuple)):
+        value = kernels.move(np.asarray(value, array.dtype), device)
+    refuse_mixed_devices("item assignment", [x for x in (array, value) if hasattr(x, "ndim")])
+    index = as_index(index, device)
+    kernels.take(array, index)  # a device does not look whether an index is inside
+    array[index] = kernels.operand(value)
 
 
 def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
