@@ -79,6 +79,44 @@ __global__ void atomic_and_plain(float* x) {
   else x[0] = 0;                                   // atomic_and_plain A
 }
 
+__global__ void plain_then_atomic(float* x) {
+  if (threadIdx.x == 0) x[0] = 3;                  // plain_then_atomic B
+  atomicAdd(x, 1.0f);                              // plain_then_atomic A
+}
+
+__global__ void atomic_then_plain(float* x) {
+  atomicAdd(x, 1.0f);                              // atomic_then_plain B
+  if (threadIdx.x == 63) x[0] = 3;                 // atomic_then_plain A
+}
+
+__global__ void atomic_then_read(float* x) {
+  atomicAdd(x, 1.0f);                              // atomic_then_read B
+  if (threadIdx.x == 63) x[1] = x[0];              // atomic_then_read A
+}
+
+__global__ void reads_in_two_warps(float* x) {
+  float v = x[0];                                  // reads_in_two_warps B
+  if (threadIdx.x == 40) x[0] = v + 1;             // reads_in_two_warps A
+}
+
+__global__ void reads_in_two_blocks(float* x) {
+  float v = x[0];                                  // reads_in_two_blocks B
+  if (blockIdx.x == 1) x[0] = v + 1;               // reads_in_two_blocks A
+}
+
+__global__ void scan_in_place(float* x) {
+  float left = threadIdx.x ? x[threadIdx.x - 1] : 0;  // scan_in_place B
+  x[threadIdx.x] += left;                          // scan_in_place A
+  __syncwarp();
+}
+
+__global__ void one_reader_left_out(float* x) {
+  if (threadIdx.x == 0) x[1] = x[0];
+  if (threadIdx.x < 2) __syncwarp(3);
+  if (threadIdx.x == 2) x[2] = x[0];               // one_reader_left_out B
+  if (threadIdx.x == 1) x[0] = 1;                  // one_reader_left_out A
+}
+
 __global__ void one_past(float* x, const float* y) {
   x[threadIdx.x] = y[threadIdx.x + 1];             // one_past A
 }
@@ -107,6 +145,11 @@ __global__ void unwritten(float* x) {
   if (threadIdx.x < 63) t[threadIdx.x] = 1;
   __syncthreads();
   x[threadIdx.x] = s[threadIdx.x] + t[threadIdx.x];  // unwritten A
+}
+
+__global__ void unwritten_atomic(float* x) {
+  __shared__ float s;
+  atomicAdd(&s, x[threadIdx.x]);                   // unwritten_atomic A
 }
 
 __global__ void misaligned(float* x) {
@@ -196,10 +239,18 @@ CHECKED: list[tuple[str, int, int, str, str]] = [
     ("blocks_write", 2, 64, "race: two writes to one place", "argument 0 (float32, shape (64,)), element [0]"),
     ("blocks_read", 2, 1, "race: a write over what another thread reads", "two blocks of one launch"),
     ("atomic_and_plain", 1, 64, "race: two writes to one place", "argument 0 (float32, shape (64,)), element [0]"),
+    ("plain_then_atomic", 1, 64, "race: two writes to one place", "two lanes of one warp"),
+    ("atomic_then_plain", 1, 64, "race: two writes to one place", "two warps of one block"),
+    ("atomic_then_read", 1, 64, "race: a read of what another thread wrote", "two warps of one block"),
+    ("reads_in_two_warps", 1, 64, "race: a write over what another thread reads", "two warps of one block"),
+    ("reads_in_two_blocks", 2, 1, "race: a write over what another thread reads", "two blocks of one launch"),
+    ("scan_in_place", 1, 32, "race: a read of what another thread wrote", "two lanes of one warp"),
+    ("one_reader_left_out", 1, 32, "race: a write over what another thread reads", "thread (2, 0, 0)"),
     ("before", 1, 64, "out of bounds", "element -1 of argument 0 (float32, shape (64,)), which has 64"),
     ("shared_index", 1, 64, "out of bounds: index 64", "block (0, 0, 0), thread (63, 0, 0)"),
     ("dynamic_index", 1, 64, "out of bounds", "byte 256 of dynamic shared memory, which has 256"),
     ("unwritten", 1, 64, "uninitialised", "shared array t, byte 252"),
+    ("unwritten_atomic", 1, 64, "uninitialised", "shared array s, byte 0"),
     ("misaligned", 1, 2, "misaligned access", "a multiple of 16"),
     ("early", 1, 64, "too early", "shared array s, byte 0"),
     ("async_without_barrier", 1, 64, "race: a read of what another thread wrote", "shared array s"),
@@ -232,6 +283,9 @@ def fails(bugs: RawModule, name: str, blocks: int, threads: int, says: str, wher
     assert where in message
     for line in marked(BUGS, name):
         assert f"{line} " in message, (line, message)
+    for race in message.split("race: ")[1:]:
+        one, other = re.findall(r" by (block .*)", race)[:2]
+        assert one != other
 
 
 @pytest.mark.parametrize("order", module.ORDERS)
@@ -323,6 +377,37 @@ __device__ T shuffled(T v, int t) {
 KERNEL(shuffles)(double* d, int* i) {
   d[threadIdx.x] = shuffled<double>(threadIdx.x, threadIdx.x);
   i[threadIdx.x] = shuffled<int>(threadIdx.x, threadIdx.x);
+}
+
+KERNEL(scan)(float* x) {  // inclusive, by one warp
+  __shared__ float s[32];
+  int t = threadIdx.x;
+  s[t] = x[t];
+  __syncwarp();
+  for (int by = 1; by < 32; by *= 2) {
+    float left = t < by ? 0 : s[t - by];
+    __syncwarp();
+    s[t] += left;
+    __syncwarp();
+  }
+  x[t] = s[t];
+}
+
+KERNEL(pairs)(float* x) {  // lane 1 writes what 0 and 2 have read; neither of them knows of the other
+  if (threadIdx.x == 0) x[3] = x[1];
+  if (threadIdx.x < 2) __syncwarp(3);
+  if (threadIdx.x == 2) x[2] = x[1];
+  if (threadIdx.x == 1 || threadIdx.x == 2) __syncwarp(6);
+  if (threadIdx.x == 1) x[1] = 5;
+}
+
+KERNEL(counted)(int* n) {
+  __shared__ int count;
+  if (threadIdx.x == 0) atomicExch(&count, 0);
+  __syncthreads();
+  atomicAdd(&count, threadIdx.x);
+  __syncthreads();
+  if (threadIdx.x == 0) *n = count;
 }
 
 struct Job { const float* from; float scale; int n; };
@@ -440,6 +525,25 @@ def test_shuffles(right: RawModule, every_mode: Any) -> None:
     assert (d == i).all()
 
 
+def test_warps_that_read_wait_and_write(right: RawModule, every_mode: Any) -> None:
+    x = np.arange(32, dtype=f32)
+    right.get_function("scan")(1, 32, (x,))
+    assert x.tolist() == np.arange(32).cumsum().tolist()
+
+
+def test_pairs_of_lanes(right: RawModule, every_mode: Any) -> None:
+    for every_mode.seed in range(8):  # in some orders lane 2 comes while lane 1 still waits for lane 0
+        x = np.arange(4, dtype=f32)
+        right.get_function("pairs")(1, 32, (x,))
+        assert x.tolist() == [0, 5, 1, 1]
+
+
+def test_a_counter_in_shared_memory(right: RawModule, every_mode: Any) -> None:
+    n = zeros(1, dtype="i4")
+    right.get_function("counted")(1, 64, (n,))
+    assert n[0] == 63 * 32
+
+
 JOB = np.dtype([("from", "u8"), ("scale", "f4"), ("n", "i4")], align=True)
 
 
@@ -542,8 +646,12 @@ def test_numbers_that_do_not_fit(right: RawModule) -> None:
 @pytest.mark.parametrize(
     ("grid", "block", "shared", "message"),
     [
-        (0, 64, 0, r"grid is \(0,\); it takes one to three numbers from 1 to"),
+        (0, 64, 0, r"grid is \(0,\); it takes one to three whole numbers from 1 to \(2147483647, 65535, 65535\)"),
         ((1, 1, 1, 1), 64, 0, "grid is"),
+        ((1.5,), 64, 0, r"grid is \(1.5,\); it takes one to three whole numbers"),
+        (1.5, 64, 0, r"grid is \(1.5,\); it takes one to three whole numbers"),
+        ((1, 65536), 64, 0, r"grid is \(1, 65536\); it takes"),
+        (2**31, 64, 0, r"grid is \(2147483648,\); it takes"),
         (1, 1025, 0, "block is"),
         (1, (32, 33), 0, r"block \(32, 33, 1\) has 1056 threads; at most 1024"),
         (1, 64, 50000, "50000 bytes of dynamic shared memory, but max_dynamic_shared_size_bytes is 49152"),
@@ -552,6 +660,23 @@ def test_numbers_that_do_not_fit(right: RawModule) -> None:
 def test_sizes_that_no_gpu_takes(bugs: RawModule, grid: Any, block: Any, shared: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         bugs.get_function("neighbour")(grid, block, (zeros(64),), shared_mem=shared)
+
+
+LARGEST = (2**31 - 1, 65535, 65535)
+
+
+@pytest.mark.parametrize(("name", "check"), [("not_in_mask", False), ("null_pointer", True)])
+def test_the_largest_grid(bugs: RawModule, name: str, check: bool) -> None:
+    with running(order="reverse", check=check):  # the last block is the first to fail
+        with pytest.raises(EmulatorError, match=r"block \(2147483646, 65534, 65534\)"):
+            bugs.get_function(name)(LARGEST, 64, (None,))
+        with pytest.raises(EmulatorError, match=r"block \(65535, 32767, 1\)"):  # 2^32 blocks
+            bugs.get_function(name)((65536, 32768, 2), 64, (None,))
+    with (
+        running(order="random", check=check),
+        pytest.raises(ValueError, match=f"{name}: random order is for 67108864 blocks at most, but grid .* has 9223"),
+    ):
+        bugs.get_function(name)(LARGEST, 64, (None,))
 
 
 def test_more_threads_than_the_launch_bounds_promise() -> None:
@@ -658,6 +783,14 @@ def test_bank_conflicts_and_coalescing() -> None:
     }
 
 
+def test_a_log_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOG_CAPACITY", 4)
+    code = 'extern "C" __global__ void patterns(float* x) { x[threadIdx.x] = 1; }'
+    assert recorded(code, 4, (zeros(4),))
+    with pytest.raises(ValueError, match="patterns: the block makes 5 accesses, of which the log holds 4; report on a"):
+        recorded(code, 5, (zeros(5),))
+
+
 SOURCE = """\
 extern "C" __global__ void scale(float a, float* x, int n) {
   __shared__ float s[4 * 32];
@@ -711,6 +844,8 @@ def test_the_command_knows_the_engines_files(capsys: pytest.CaptureFixture[str])
         (["FILE"], "is none of the engine's files: say --kernel, --grid, --block and --args\n"),
         (["FILE", *LAUNCH[:-1], "f16=1"], "argument 'f16=1' is neither TYPE[SHAPE] nor TYPE=VALUE, with a type of f32"),
         (["FILE", *LAUNCH[:-1], "i32=x"], "argument 'i32=x': invalid literal"),
+        (["FILE", *LAUNCH, "--show", "99"], "--show 99: scale runs in blocks 0 to 3\n"),
+        (["FILE", *LAUNCH, "--show", "-1"], "--show -1: scale runs in blocks 0 to 3\n"),
         (["FILE", "--kernel", "shrink", *LAUNCH[2:]], "there is no kernel 'shrink' in"),
     ],
 )
@@ -740,6 +875,15 @@ def test_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [p for p in (tmp_path / "minigan" / "emulator").iterdir() if p.suffix != ".so"]
 
 
+def test_compiled_again_when_a_header_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "a.cu").write_text('#include "h.cuh"\nextern "C" __global__ void k(int* x) { *x = VALUE; }')
+    for value in (1, 2):
+        (tmp_path / "h.cuh").write_text(f"#define VALUE {value}\n")
+        x = zeros(1, dtype="i4")
+        RawModule(path=tmp_path / "a.cu", options=(f"-I{tmp_path}",)).get_function("k")(1, 1, (x,))
+        assert x[0] == value
+
+
 def python(program: str, **environment: str) -> str:
     kept = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}
     kept |= {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | environment
@@ -760,6 +904,87 @@ def test_without_a_compiler() -> None:
         "the emulator compiles kernels with g++, which is not on the PATH; install it: apt install g++, "
         "dnf install gcc-c++ or conda install gxx",
     ]
+
+
+def test_a_cache_that_is_removed_meanwhile(tmp_path: Path) -> None:
+    program = (
+        "import os, shutil, numpy as np\n"
+        "from minigan.kernels import emulator\n"
+        "def launch(value, removed):\n"
+        "    code = f'extern \"C\" __global__ void k(int* x) {{ x[-1] = {value}; }}'\n"
+        "    kernel = emulator.RawModule(code).get_function('k')\n"
+        "    if removed: shutil.rmtree(os.environ['XDG_CACHE_HOME'])\n"
+        "    try: kernel(1, 1, (np.zeros(1, np.int32),))\n"
+        "    except emulator.EmulatorError as error: print(str(error).splitlines()[1].strip())\n"
+        "with emulator.running(check=True): launch(1, True), launch(2, False)"
+    )
+    lines = python(program, XDG_CACHE_HOME=str(tmp_path / "cache")).splitlines()
+    assert lines == ["kernel.cu:1   written by block (0, 0, 0), thread (0, 0, 0)"] * 2
+
+
+LONG = """
+import os, signal, threading, time
+import numpy as np
+from minigan.kernels import emulator
+signal.alarm(60)
+code = '''
+extern "C" __global__ void k(volatile int* x, int waits) {
+  x[1] = 1;
+  do {
+    if (waits) __syncthreads();
+  } while (x[0] == 0);
+}'''
+kernel = emulator.RawModule(code).get_function("k")
+def launch(x, waits, grid=1):
+    kernel(grid, 1, (x, np.int32(waits)))
+def started(x):
+    while x[1] == 0:
+        time.sleep(0.01)
+"""
+
+
+def test_a_child_process_launches_while_its_parent_does() -> None:
+    program = f"""{LONG}
+x = np.zeros(2, np.int32)
+thread = threading.Thread(target=launch, args=(x, 1))
+thread.start()
+started(x)
+if os.fork() == 0:
+    signal.alarm(20)
+    launch(np.ones(2, np.int32), 1)
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+x[0] = 1
+thread.join()
+"""
+    assert python(program) == "7"
+
+
+def test_interrupts() -> None:
+    program = f"""{LONG}
+def interrupt(x):
+    started(x)
+    os.kill(os.getpid(), signal.SIGINT)
+def insist(x):
+    while True:
+        interrupt(x)
+        time.sleep(0.05)
+for first, waits, grid in ((0, 1, 1), (1, 0, 2**31 - 1)):  # it waits at a barrier; it goes from block to block
+    x = np.array([first, 0], np.int32)
+    thread = threading.Thread(target=interrupt, args=(x,))
+    thread.start()
+    try: launch(x, waits, grid)
+    except KeyboardInterrupt: print("interrupted")
+    thread.join()
+launch(np.ones(2, np.int32), 1)
+if os.fork() == 0:  # it does neither: the second one ends the process
+    signal.alarm(20)
+    x = np.zeros(2, np.int32)
+    threading.Thread(target=insist, args=(x,), daemon=True).start()
+    launch(x, 0)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    assert python(program).splitlines() == ["interrupted", "interrupted", "-2"]
 
 
 def test_without_a_home(tmp_path: Path) -> None:

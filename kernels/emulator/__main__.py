@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -175,10 +176,13 @@ def report(launch: Callable[[], None], kernels: list[str], block: int) -> bool:
             if not run.reports:
                 raise
             violations = f"\n{error}"
+    shown = {kernel: found for kernel, found in largest(run.launches).items() if kernel in kernels}
+    for kernel, found in shown.items():
+        if not 0 <= block < math.prod(found.grid):
+            raise UsageError(f"--show {block}: {kernel} runs in blocks 0 to {math.prod(found.grid) - 1}")
     print(LEGEND)
-    for kernel, found in largest(run.launches).items():
-        if kernel in kernels:
-            print("\n" + explain(found, block))
+    for found in shown.values():
+        print("\n" + explain(found, block))
     print(end=violations and violations + "\n")
     return bool(violations)
 

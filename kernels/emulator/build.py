@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,11 +70,17 @@ def _run(command: Sequence[str], *, cwd: str, text: str | None = None) -> str:
     return done.stdout
 
 
-@functools.cache
+def _folder() -> Path:
+    """Where compiled code is kept. It is made again if somebody has removed it since."""
+    folder = cache.folder("emulator")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _runtime_file() -> Path:
     sources = ["runtime.cpp", "checker.cpp"]
     texts = [(HERE / name).read_text() for name in (*sources, "runtime.h", "checker.h", "fiber.h")]
-    path = cache.folder("emulator") / f"runtime-{_hash(*texts, RUNTIME)}.so"
+    path = _folder() / f"runtime-{_hash(*texts, RUNTIME)}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             made = os.path.join(scratch, path.name)
@@ -88,6 +95,8 @@ def runtime() -> ctypes.CDLL:
     """The scheduler and the checker, one for all kernels of the process."""
     library = ctypes.CDLL(str(_runtime_file()))
     library.emulator_launch.restype = ctypes.c_char_p
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        library.emulator_handle_interrupts()
     library.emulator_reports.restype = library.emulator_accesses.restype = ctypes.c_size_t
     return library
 
@@ -99,21 +108,25 @@ def library_file(text: str, name: str, options: Sequence[str], expressions: Sequ
     left out. expressions: instantiated templates, such as "product<float, 32>". checked: with the checker's calls.
     """
     flags = [*DEFINES, *FLAGS, *LANGUAGE, *(CHECKED if checked else FAST), *_options(options)]
-    path = (
-        cache.folder("emulator")
-        / f"kernel-{_hash(text, name, flags, list(expressions), _headers(), _runtime_file().name)}.so"
-    )
+    # What it includes is a part of the text: then it is preprocessed even where the library turns out to be there.
+    plain = _preprocessed(text, name, flags) if INCLUDE.search(text) else None
+    parts = (plain or text, name, flags, list(expressions), _headers(), _runtime_file().name)
+    path = _folder() / f"kernel-{_hash(*parts)}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            _build(path, text, name, flags, expressions, scratch)
+            _build(path, plain or _preprocessed(text, name, flags), flags, expressions, scratch)
     return path
 
 
-def _build(path: Path, text: str, name: str, flags: Sequence[str], expressions: Sequence[str], scratch: str) -> None:
-    compiler, whole = _compiler(), os.path.join(scratch, "whole.cpp")
-    # Preprocessed first, without cuda.h: then kernels can be found, those that macros write out included.
+def _preprocessed(text: str, name: str, flags: Sequence[str]) -> str:
+    """Without cuda.h: so that kernels can be found, those that macros write out included."""
     macros = [flag for flag in flags if flag.startswith(("-D", "-U", "-I", "-std="))]
-    plain = _run([compiler, "-E", "-w", "-x", "c++", *macros, "-"], cwd=scratch, text=f'#line 1 "{name}"\n{text}')
+    command = [_compiler(), "-E", "-w", "-x", "c++", *macros, "-"]
+    return _run(command, cwd=str(_folder()), text=f'#line 1 "{name}"\n{text}')
+
+
+def _build(path: Path, plain: str, flags: Sequence[str], expressions: Sequence[str], scratch: str) -> None:
+    compiler, whole = _compiler(), os.path.join(scratch, "whole.cpp")
     kernels = kernel_names(plain)
     exports = [f"EMULATOR_KERNEL({kernel}, ({bounds}), {kernel})" for kernel, bounds in kernels.items()]
     exports += [f"EMULATOR_KERNEL({symbol_of(e)}, ({NO_BOUNDS}), {e})" for e in expressions]
@@ -129,6 +142,7 @@ def _build(path: Path, text: str, name: str, flags: Sequence[str], expressions: 
     os.replace(linked, path)
 
 
+INCLUDE = re.compile(r"#\s*include\b")
 EXTERN_SHARED = re.compile(r"extern\s+__shared__\s+([^;{}]*?\[\s*\])\s*;")
 KERNEL = re.compile(
     r"""(?P<template>template\s*<[^;{}]*>\s*)?(?P<c>extern\s*"C"\s*)?

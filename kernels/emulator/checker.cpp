@@ -2,8 +2,8 @@
 //
 // In check mode a kernel is compiled with -fsanitize=thread, and calls a function before every read and write of
 // memory. Those functions are not GCC's, they are below. For each four bytes of every array and of shared memory a
-// `Cell` remembers the last write and the reads since. Two accesses to one address, at least one of them a write, by
-// two threads, are a race unless something puts them in order:
+// `Cell` remembers the last write, and the reads and atomic operations since. Two accesses to one address, at least one
+// of them a write, by two threads, are a race unless something puts them in order:
 //
 //   __syncthreads   between any two threads of a block. `epoch` counts them: accesses of different epochs are in order.
 //   __syncwarp      between the lanes that took part. `known[a][b]` is the time up to which lane a knows what b did.
@@ -18,25 +18,35 @@
 #include <string.h>
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 namespace emulator {
 namespace {
 
-enum Flags : uint8_t {
-  kAtomicWrite = 1,  // the last write was atomic
-  kOnTheWay = 2,     // a cp.async that nobody has waited for
-  kManyWarps = 4,    // read by several warps of the block since its last barrier
-  kManyBlocks = 8,   // read by several blocks
+struct Access {
+  uint32_t turn;  // of the block, counted from 1: 0 is nobody
+  uint32_t epoch;
+  uint32_t time;  // of the warp
+  uint32_t code;  // an offset into the kernel's image
+  uint16_t thread;
+  bool on_the_way;  // a cp.async that nobody has waited for
 };
 
+// Accesses that need no order among themselves: reads, or atomic operations. Enough of them to find, for any later
+// access, one that it is in no order with, if there was one.
+struct Group {
+  Access last;
+  Access other;        // of another block than the last's, or else of another warp
+  uint32_t lanes;      // of the last's warp: who else took part in its epoch
+  uint32_t own_times;  // 1 + index into `lane_accesses`; 0 where all lanes had the time and the code of the last
+};
+
+// `reads` and `atomics` are those since the write: whoever comes after the write comes after what was before it.
 struct Cell {
-  // Blocks are counted from 1: 0 is nobody. `time` is the warp's. `code` is an offset into the kernel's image.
-  uint32_t write_block, write_epoch, write_time, write_code;
-  uint32_t read_block, read_epoch, read_time, read_code;
-  uint32_t read_lanes;
-  uint16_t write_thread, read_thread;
-  uint8_t flags;
+  Access write;
+  Group reads;
+  uint32_t atomics;  // 1 + index into `atomic_groups`; 0 where there never were any: in most cells
 };
 
 struct Range {
@@ -57,8 +67,8 @@ struct EmulatorRange {
 };
 struct EmulatorReport {
   int32_t what;  // see Violation in module.py
-  uint32_t code, block, thread;
-  uint32_t other_code, other_block, other_thread;
+  uint32_t code, thread, other_code, other_thread;
+  uint64_t block, other_block;
   int32_t bytes, writes;
   uint64_t address;
 };
@@ -83,89 +93,127 @@ std::vector<EmulatorReport> reports;
 
 std::vector<EmulatorAccess> accesses;
 int64_t logged_block;
-size_t log_capacity;
+size_t log_capacity, accesses_left_out;
 
-uint32_t block, epoch;
+uint64_t block;        // the one that runs
+uint32_t turn, epoch;  // which block of the launch it is; barriers and blocks so far
 uint32_t warp_time[kMaxThreads / kLanes];
 uint32_t known[kMaxThreads / kLanes][kLanes][kLanes];
 
-void report(Violation what, uint32_t code, uintptr_t address, int bytes, bool writes, uint32_t other_code = 0,
-            uint32_t other_block = 1, uint32_t other_thread = 0) {
+
+struct LaneAccess {
+  uint32_t time, code;
+};
+std::vector<std::array<LaneAccess, kLanes>> lane_accesses;  // of this epoch
+std::vector<Group> atomic_groups;                           // of this launch
+
+void report(Violation what, uint32_t code, uintptr_t address, int bytes, bool writes, const Access& other = {}) {
   for (const EmulatorReport& r : reports)
-    if (r.what == what && r.code == code && r.other_code == other_code) return;  // once for a pair of instructions
+    if (r.what == what && r.code == code && r.other_code == other.code) return;  // once for a pair of instructions
   if (reports.size() < kMaxReports)
-    reports.push_back({what, code, block - 1, uint32_t(state.linear_thread), other_code, other_block - 1, other_thread,
-                       bytes, writes, address});
+    reports.push_back({what, code, uint32_t(state.linear_thread), other.code, other.thread, block,
+                       other.turn ? block_of_turn(other.turn - 1) : 0, bytes, writes, address});
 }
 
-// Whether what `thread` of this block did at (epoch, time) comes before what the current thread does now.
-bool ordered(uint32_t then_epoch, uint32_t time, unsigned thread) {
-  unsigned self = state.linear_thread;
-  if (thread == self || then_epoch != epoch) return true;
-  return thread / kLanes == self / kLanes && known[self / kLanes][self % kLanes][thread % kLanes] > time;
+// Whether nothing says that an access came before what the current thread does now.
+bool unordered(const Access& then) {
+  if (then.turn != turn) return then.turn != 0;
+  unsigned self = state.linear_thread, warp = self / kLanes;
+  if (then.thread == self || then.epoch != epoch) return false;
+  return then.thread / kLanes != warp || known[warp][self % kLanes][then.thread % kLanes] <= then.time;
+}
+
+Access of_lane(const Group& group, unsigned lane) {
+  Access access = group.last;
+  access.thread = uint16_t(access.thread / kLanes * kLanes + lane);
+  if (group.own_times) {
+    const LaneAccess& own = lane_accesses[group.own_times - 1][lane];
+    access.time = own.time, access.code = own.code;
+  }
+  return access;
+}
+
+// Whether one of a group is in no order with what the current thread does now, and which.
+bool find_unordered(const Group& group, Access& found) {
+  if (unordered(group.last)) return found = group.last, true;
+  if (unordered(group.other)) return found = group.other, true;
+  if (group.last.turn == turn && group.last.epoch == epoch)
+    for (unsigned lanes = group.lanes & ~(1u << group.last.thread % kLanes); lanes; lanes &= lanes - 1)
+      if (unordered(found = of_lane(group, __builtin_ctz(lanes)))) return true;
+  return false;
+}
+
+void add(Group& group, const Access& now) {
+  const Access& last = group.last;
+  unsigned lane = now.thread % kLanes;
+  if (last.epoch != epoch) group.own_times = 0;
+  if (last.turn != turn || last.epoch != epoch || last.thread / kLanes != now.thread / kLanes) {
+    // In this block one more warp is enough. That of another block stays, since it is in no order with any of this one.
+    if (last.turn != turn || !group.other.turn || group.other.turn == turn) group.other = last;
+    group.lanes = 0;
+  } else if (last.time != now.time || last.code != now.code) {
+    // Whoever comes after this access comes after those that it comes after: they need no watch.
+    for (unsigned lanes = group.lanes; lanes; lanes &= lanes - 1)
+      if (!unordered(of_lane(group, __builtin_ctz(lanes)))) group.lanes &= ~(lanes & -lanes);
+    if (group.lanes && !group.own_times) {
+      lane_accesses.emplace_back().fill({last.time, last.code});
+      group.own_times = uint32_t(lane_accesses.size());
+    }
+  }
+  if (group.own_times) lane_accesses[group.own_times - 1][lane] = {now.time, now.code};
+  group.lanes |= 1u << lane;
+  group.last = now;
+}
+
+// A copy of a group gets a copy of its lanes' times.
+void own_times_apart(Group& copy) {
+  if (!copy.own_times || copy.last.epoch != epoch) return;
+  lane_accesses.push_back(std::array(lane_accesses[copy.own_times - 1]));
+  copy.own_times = uint32_t(lane_accesses.size());
 }
 
 // Some thread uses pieces of fewer than four bytes: from now on each byte has a cell of its own, with the same past.
 void split(Range& range) {
   std::vector<Cell> cells(range.end - range.first);
-  for (size_t i = 0; i < cells.size(); ++i) cells[i] = range.cells[i >> range.shift];
+  for (size_t i = 0; i < cells.size(); ++i) {
+    cells[i] = range.cells[i >> range.shift];
+    if (cells[i].atomics) {
+      atomic_groups.push_back(Group(atomic_groups[cells[i].atomics - 1]));
+      cells[i].atomics = uint32_t(atomic_groups.size());
+      own_times_apart(atomic_groups.back());
+    }
+    own_times_apart(cells[i].reads);
+  }
   range.cells.swap(cells);
   range.shift = 0;
 }
 
-void check_read(Cell& cell, bool shared, uintptr_t address, int bytes, uint32_t code) {
-  unsigned self = state.linear_thread, warp = self / kLanes;
-  if (cell.write_block) {
-    bool race = cell.write_block != block ? !shared : !ordered(cell.write_epoch, cell.write_time, cell.write_thread);
-    Violation what = cell.flags & kOnTheWay && cell.write_block == block ? kNotArrived : kReadAfterWrite;
-    if (race || what == kNotArrived)
-      report(what, code, address, bytes, false, cell.write_code, cell.write_block, cell.write_thread);
-  }
-  if (shared && cell.write_block != block) report(kUninitialised, code, address, bytes, false);
-
-  bool first = cell.read_block != block || cell.read_epoch != epoch;
-  if (cell.read_block && cell.read_block != block) cell.flags |= kManyBlocks;
-  if (first) {
-    cell.flags &= ~kManyWarps;
-    cell.read_lanes = 0;
-  } else if (cell.read_thread / kLanes != warp) {
-    cell.flags |= kManyWarps;
-  }
-  cell.read_lanes |= 1u << self % kLanes;
-  cell.read_block = block, cell.read_epoch = epoch, cell.read_time = warp_time[warp];
-  cell.read_thread = uint16_t(self), cell.read_code = code;
+// Forgets what was before a write, or, if it is nobody's, before a block: what the shared memory of others held.
+void begin(Cell& cell, const Access& write) {
+  cell.write = write;
+  cell.reads = {};
+  if (cell.atomics) atomic_groups[cell.atomics - 1] = {};
 }
 
-void check_write(Cell& cell, bool shared, Kind kind, uintptr_t address, int bytes, uint32_t code) {
-  unsigned self = state.linear_thread, warp = self / kLanes;
-  if (cell.write_block && !(kind == Kind::atomic && cell.flags & kAtomicWrite)) {
-    bool race = cell.write_block != block ? !shared : !ordered(cell.write_epoch, cell.write_time, cell.write_thread);
-    if (race) report(kWriteWrite, code, address, bytes, true, cell.write_code, cell.write_block, cell.write_thread);
-  }
-  if (cell.read_block) {
-    bool race;
-    unsigned reader = cell.read_thread;
-    if (!shared && (cell.read_block != block || cell.flags & kManyBlocks)) {
-      race = true;
-    } else if (cell.read_block != block || cell.read_epoch != epoch) {
-      race = false;
-    } else if (cell.flags & kManyWarps) {
-      race = true;
-    } else {
-      race = false;
-      for (int lane = 0; lane < kLanes; ++lane)
-        if (cell.read_lanes >> lane & 1 && !ordered(epoch, cell.read_time, cell.read_thread / kLanes * kLanes + lane)) {
-          race = true;
-          reader = cell.read_thread / kLanes * kLanes + lane;
-        }
-    }
-    if (race) report(kWriteAfterRead, code, address, bytes, true, cell.read_code, cell.read_block, reader);
-  }
-  cell.write_block = block, cell.write_epoch = epoch, cell.write_time = warp_time[warp];
-  cell.write_thread = uint16_t(self), cell.write_code = code;
-  cell.flags &= ~(kAtomicWrite | kOnTheWay);
-  if (kind == Kind::atomic) cell.flags |= kAtomicWrite;
-  if (kind == Kind::async_write) cell.flags |= kOnTheWay;
+void check_cell(Cell& cell, bool shared, Kind kind, uintptr_t address, int bytes, uint32_t code) {
+  unsigned self = state.linear_thread;
+  bool atomic = kind == Kind::atomic || kind == Kind::exchange;
+  bool reads = kind == Kind::read || kind == Kind::atomic, writes = kind != Kind::read;
+  Access now = {turn, epoch, warp_time[self / kLanes], code, uint16_t(self), kind == Kind::async_write}, other;
+  if (atomic && !cell.atomics) atomic_groups.emplace_back(), cell.atomics = uint32_t(atomic_groups.size());
+  Group* atomics = cell.atomics ? &atomic_groups[cell.atomics - 1] : nullptr;
+  if (reads && shared && !cell.write.turn && !(atomics && atomics->last.turn))
+    report(kUninitialised, code, address, bytes, writes);
+  if (reads && cell.write.on_the_way && cell.write.turn == turn)
+    report(kNotArrived, code, address, bytes, writes, cell.write);
+  else if (unordered(cell.write))
+    report(writes ? kWriteWrite : kReadAfterWrite, code, address, bytes, writes, cell.write);
+  if (!atomic && atomics && find_unordered(*atomics, other))
+    report(writes ? kWriteWrite : kReadAfterWrite, code, address, bytes, writes, other);
+  if (writes && find_unordered(cell.reads, other)) report(kWriteAfterRead, code, address, bytes, writes, other);
+  if (kind == Kind::read) add(cell.reads, now);
+  else if (atomic) add(*atomics, now);
+  else begin(cell, now);
 }
 
 Range* find(uintptr_t first, uintptr_t end) {
@@ -189,16 +237,16 @@ void check(uintptr_t address, int bytes, Kind kind, const void* code_address) {
     report(kOutOfBounds, code, address, bytes, writes);
     fail("out of bounds");  // module.py says the rest
   }
-  if (block - 1 == logged_block && accesses.size() < log_capacity && kind != Kind::async_arrival)
-    accesses.push_back({code, uint16_t(state.linear_thread), uint8_t(bytes),
-                        uint8_t(range->shared << 4 | (writes ? kind == Kind::atomic ? 2 : 1 : 0)), address});
+  if (block == uint64_t(logged_block) && kind != Kind::async_arrival) {
+    int logged_as = kind == Kind::atomic || kind == Kind::exchange ? 2 : writes;
+    if (accesses.size() == log_capacity) ++accesses_left_out;
+    else accesses.push_back({code, uint16_t(state.linear_thread), uint8_t(bytes),
+                             uint8_t(range->shared << 4 | logged_as), address});
+  }
   if (range->shift && ((address - range->first) | bytes) & 3) split(*range);
   size_t i = (address - range->first) >> range->shift, end = (address + bytes - 1 - range->first) >> range->shift;
-  for (; i <= end; ++i) {
-    uintptr_t at = range->first + (i << range->shift);
-    if (kind == Kind::read) check_read(range->cells[i], range->shared, at, bytes, code);
-    else check_write(range->cells[i], range->shared, kind, at, bytes, code);
-  }
+  for (; i <= end; ++i)
+    check_cell(range->cells[i], range->shared, kind, range->first + (i << range->shift), bytes, code);
 }
 
 }  // namespace
@@ -216,14 +264,21 @@ void check_range(const void* first, size_t bytes, Kind kind, const void* code) {
 
 // ---- What the scheduler tells ----------------------------------------------------------------------------------
 
-void checker_block(unsigned number) {
-  block = number + 1;
-  ++epoch;
+void checker_block(uint64_t number) {
+  block = number;
+  ++turn;
+  checker_barrier();
+  for (Range& range : ranges)
+    if (range.shared)
+      for (Cell& cell : range.cells) begin(cell, {});
   memset(known, 0, sizeof known);
   memset(warp_time, 0, sizeof warp_time);
 }
 
-void checker_barrier() { ++epoch; }
+void checker_barrier() {
+  ++epoch;
+  lane_accesses.clear();
+}
 
 void checker_warp(int warp, unsigned lanes) {
   // Each lane that takes part now knows all that any of them knew, and what each of them has done up to now.
@@ -294,14 +349,18 @@ void emulator_watch(const EmulatorRange* given, int count, uint64_t image_first,
   last_range = 0;
   reports.clear();
   accesses.clear();
+  accesses_left_out = 0;
+  atomic_groups.clear();
+  turn = 0;
   logged_block = log_block, emulator::log_capacity = log_capacity;
 }
 size_t emulator_reports(const EmulatorReport** first) {
   *first = emulator::reports.data();
   return emulator::reports.size();
 }
-size_t emulator_accesses(const EmulatorAccess** first) {
+size_t emulator_accesses(const EmulatorAccess** first, uint64_t* left_out) {
   *first = emulator::accesses.data();
+  *left_out = emulator::accesses_left_out;
   return emulator::accesses.size();
 }
 }

@@ -48,11 +48,11 @@ class CReport(ctypes.Structure):
     _fields_ = (
         ("what", ctypes.c_int32),
         ("code", ctypes.c_uint32),
-        ("block", ctypes.c_uint32),
         ("thread", ctypes.c_uint32),
         ("other_code", ctypes.c_uint32),
-        ("other_block", ctypes.c_uint32),
         ("other_thread", ctypes.c_uint32),
+        ("block", ctypes.c_uint64),
+        ("other_block", ctypes.c_uint64),
         ("bytes", ctypes.c_int32),
         ("writes", ctypes.c_int32),
         ("address", ctypes.c_uint64),

@@ -220,10 +220,10 @@ EMULATED void cp_async_wait() {
 
 // ---- Atomics: nobody else runs between the read and the write ---------------------------------------------------
 
-template <class T, class Update>
+template <emulator::Kind kind = emulator::Kind::atomic, class T, class Update>
 UNCHECKED static T emulator_atomic(T* p, Update update) {
 #ifdef MINIGAN_EMULATOR_CHECK
-  emulator::check_access(p, sizeof(T), emulator::Kind::atomic, __builtin_return_address(0));
+  emulator::check_access(p, sizeof(T), kind, __builtin_return_address(0));
 #endif
   T old = *p;
   *p = update(old);
@@ -242,12 +242,15 @@ EMULATOR_ATOMIC(atomicAdd, old + v)
 EMULATOR_ATOMIC(atomicSub, old - v)
 EMULATOR_ATOMIC(atomicMax, old < v ? v : old)
 EMULATOR_ATOMIC(atomicMin, v < old ? v : old)
-EMULATOR_ATOMIC(atomicExch, v)
 EMULATOR_ATOMIC(atomicAnd, old & v)
 EMULATOR_ATOMIC(atomicOr, old | v)
 EMULATOR_ATOMIC(atomicXor, old ^ v)
 EMULATOR_ATOMIC(atomicInc, old >= v ? 0 : old + 1)
 EMULATOR_ATOMIC(atomicDec, old == 0 || old > v ? v : old - 1)
+template <class T>
+EMULATED T atomicExch(T* p, emulator_value<T> v) {
+  return emulator_atomic<emulator::Kind::exchange>(p, [v](T) -> T { return v; });
+}
 template <class T>
 EMULATED T atomicCAS(T* p, emulator_value<T> expected, emulator_value<T> v) {
   return emulator_atomic(p, [=](T old) -> T { return old == expected ? v : old; });

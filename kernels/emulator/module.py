@@ -6,6 +6,8 @@ much shared memory, and all that the checker finds in check mode.
 
 import ctypes
 import functools
+import math
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,9 @@ MAX_THREADS = 1024
 MAX_BLOCK = (1024, 1024, 64)
 MAX_GRID = (2**31 - 1, 65535, 65535)
 MAX_DYNAMIC_SHARED = 227 << 10
+MAX_SHUFFLED = 1 << 26
+"""Blocks. Random order keeps a list of them; the others go through any grid."""
+
 LOG_CAPACITY = 4_000_000
 
 Order = Literal["forward", "reverse", "random"]
@@ -35,7 +40,10 @@ ACCESS = np.dtype([("code", "u4"), ("thread", "u2"), ("bytes", "u1"), ("kind", "
 
 @dataclass(frozen=True)
 class Launch:
-    """The memory accesses of one block of a launch, an array of ACCESS in program order of each thread."""
+    """The memory accesses of one block of a launch, an array of ACCESS in program order of each thread.
+
+    left_out: how many there were beyond LOG_CAPACITY.
+    """
 
     kernel: str
     module: "RawModule"
@@ -43,6 +51,7 @@ class Launch:
     block: tuple[int, ...]
     lines: Lines
     accesses: np.ndarray
+    left_out: int
 
 
 @dataclass
@@ -59,6 +68,16 @@ class Run:
 
 _run = Run()
 _lock = threading.Lock()  # the runtime runs one launch at a time
+
+
+def _after_fork() -> None:
+    """In a child process: the thread that may have held the lock has stayed behind."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager
@@ -88,7 +107,8 @@ def running(
 class RawModule:
     """The kernels of one .cu text. As cupy.RawModule, it compiles when the first function is asked for.
 
-    code: CUDA C++ without #include; "#line" directives are honoured in messages. path: a file to read it from.
+    code: CUDA C++; of headers, those that an "-I" option leads to. "#line" directives are honoured in messages.
+    path: a file to read it from.
     options: NVRTC's. name_expressions: templates to instantiate, to be asked for under the same spelling.
     """
 
@@ -121,7 +141,10 @@ class RawModule:
 
     @functools.cache  # noqa: B019 - one entry for each mode
     def _library(self, checked: bool) -> "Library":
-        return Library(build.library_file(self.code, self.name, self.options, self.name_expressions, checked))
+        return Library(self._file(checked))
+
+    def _file(self, checked: bool) -> Path:
+        return build.library_file(self.code, self.name, self.options, self.name_expressions, checked)
 
 
 class Library:
@@ -151,6 +174,7 @@ class CLaunch(ctypes.Structure):
         ("order", ctypes.c_int),
         ("seed", ctypes.c_uint64),
         ("checked", ctypes.c_int),
+        ("interruptible", ctypes.c_int),
     )
 
 
@@ -184,7 +208,7 @@ class Kernel:
         touches: arrays that the kernel reaches through addresses inside other arguments.
 
         TypeError for arguments that do not fit the parameters, ValueError for strided arrays and for sizes that no
-        GPU takes, EmulatorError for everything that goes wrong inside.
+        GPU takes, EmulatorError for everything that goes wrong inside. Ctrl-C stops it at the next barrier or block.
         """
         grid, block = self._size("grid", grid, MAX_GRID), self._size("block", block, MAX_BLOCK)
         threads = block[0] * block[1] * block[2]
@@ -196,6 +220,11 @@ class Kernel:
                 f"{self.max_dynamic_shared_size_bytes}; it can be set to {MAX_DYNAMIC_SHARED} at most"
             )
         run = _run
+        if run.order == "random" and math.prod(grid) > MAX_SHUFFLED:
+            raise ValueError(
+                f"{self.name}: random order is for {MAX_SHUFFLED} blocks at most, but grid {grid} has "
+                f"{math.prod(grid)}; choose forward or reverse"
+            )
         library, address, parameters, most = self._compiled(run.check)
         if threads > most:
             raise ValueError(f"{self.name}: {threads} threads, but its __launch_bounds__ promise {most} at most")
@@ -213,9 +242,10 @@ class Kernel:
                 raise EmulatorError(f"{self.name}: {message}")
 
     def _size(self, what: str, size: Sequence[int] | int, most: tuple[int, ...]) -> tuple[int, int, int]:
-        given = (size,) if isinstance(size, int) else tuple(size)
-        if not 1 <= len(given) <= 3 or not all(1 <= n <= limit for n, limit in zip(given, most, strict=False)):
-            raise ValueError(f"{self.name}: {what} is {given}; it takes one to three numbers from 1 to {most}")
+        given = tuple(size) if isinstance(size, (tuple, list)) else (size,)
+        fits = [isinstance(n, (int, np.integer)) and 1 <= n <= m for n, m in zip(given, most, strict=False)]
+        if not 1 <= len(given) <= 3 or not all(fits):
+            raise ValueError(f"{self.name}: {what} is {given}; it takes one to three whole numbers from 1 to {most}")
         x, y, z = (int(n) for n in (*given, 1, 1)[:3])
         return x, y, z
 
@@ -269,8 +299,11 @@ class Kernel:
             ORDERS.index(run.order),
             run.seed,
             run.check,
+            threading.current_thread() is threading.main_thread(),
         )
         message = build.runtime().emulator_launch(ctypes.byref(launch))
+        if message == b"interrupted":
+            raise KeyboardInterrupt
         return (message or b"").decode()
 
     def _conclude(
@@ -286,6 +319,8 @@ class Kernel:
         """Collects what the checker found and recorded. EmulatorError if it found something."""
         first = ctypes.POINTER(CReport)()
         count = build.runtime().emulator_reports(ctypes.byref(first))
+        if count or run.log_block is not None:
+            self.module._file(True)  # its lines are looked up there: built again if the cache was emptied
         places = [*_named_shared(library, dynamic), *memory]
         found = [describe(r, self.name, library.lines, places, grid, block) for r in first[:count]]
         if message and message != "out of bounds":
@@ -294,22 +329,22 @@ class Kernel:
             found.append(Report(self.name, kind, lines, f"{self.name}: {message}"))
         run.reports += found
         if run.log_block is not None:
-            accesses = _accesses()
+            accesses, left_out = _accesses()
             for piece in memory:
                 inside = accesses["address"] - np.uint64(piece.first) < piece.bytes
                 accesses["address"][inside] -= np.uint64(piece.displaced)
-            run.launches.append(Launch(self.name, self.module, grid, block, library.lines, accesses))
+            run.launches.append(Launch(self.name, self.module, grid, block, library.lines, accesses, left_out))
         if found:
             raise EmulatorError("\n".join(report.text for report in found))
 
 
-def _accesses() -> np.ndarray:
-    """What the checker recorded in the last launch, an array of ACCESS."""
-    data = ctypes.c_void_p()
-    count = build.runtime().emulator_accesses(ctypes.byref(data))
+def _accesses() -> tuple[np.ndarray, int]:
+    """What the checker recorded in the last launch, an array of ACCESS, and how much it could not record."""
+    data, left_out = ctypes.c_void_p(), ctypes.c_uint64()
+    count = build.runtime().emulator_accesses(ctypes.byref(data), ctypes.byref(left_out))
     found = np.empty(count, ACCESS)
     ctypes.memmove(found.ctypes.data, data, found.nbytes)
-    return found
+    return found, left_out.value
 
 
 def _shared(library: Library, dynamic: int) -> list[Memory]:

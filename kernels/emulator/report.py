@@ -47,8 +47,13 @@ class Cost:
 
 
 def costs(launch: Launch) -> list[Cost]:
-    """The costs of each line that touches memory, in the order of the lines."""
+    """The costs of each line that touches memory, in the order of the lines. ValueError if the log is not whole."""
     log = launch.accesses
+    if launch.left_out:
+        raise ValueError(
+            f"{launch.kernel}: the block makes {len(log) + launch.left_out} accesses, of which the log holds "
+            f"{len(log)}; report on a launch whose blocks do less"
+        )
     if not len(log):
         return []
     request = _requests(log)

@@ -10,6 +10,7 @@
 #include "runtime.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +34,7 @@ struct EmulatorLaunch {
   char *shared_first, *shared_end;
   int order;  // 0 forward, 1 reverse, 2 random
   uint64_t seed;
-  int checked;
+  int checked, interruptible;
 };
 }
 
@@ -75,6 +76,8 @@ struct Warp {
 Thread threads[kMaxThreads];
 Warp warps[kMaxThreads / kLanes];
 EmulatorLaunch launch;
+uint64_t block_count;
+std::vector<uint32_t> shuffled;  // all blocks, in random order
 int thread_count, current;
 int alive, waiting_at_barrier, vote_result;
 
@@ -84,6 +87,19 @@ char* free_stacks[kMaxThreads];
 int free_stack_count;
 
 char message[1024];
+
+// ---- Ctrl-C ----------------------------------------------------------------------------------------------------
+
+constexpr char kInterrupted[] = "interrupted";  // module.py makes a KeyboardInterrupt of it
+volatile sig_atomic_t interruptible, interrupted;
+struct sigaction handler_of_python;
+
+// The launch stops at its next barrier or block. Where none comes, the second Ctrl-C ends the process.
+void interrupt(int number) {
+  if (interruptible && interrupted) signal(SIGINT, SIG_DFL), raise(SIGINT);
+  interrupted = interruptible;
+  handler_of_python.sa_handler(number);
+}
 
 // ---- Whose turn it is ------------------------------------------------------------------------------------------
 
@@ -146,6 +162,10 @@ void fail(const char* format, ...) {
   abort();
 }
 
+uint64_t block_of_turn(uint64_t turn) {
+  return launch.order == 0 ? turn : launch.order == 1 ? block_count - 1 - turn : shuffled[turn];
+}
+
 bool on_a_stack(uintptr_t address) { return address - reinterpret_cast<uintptr_t>(stacks) < kMaxThreads * kStackBytes; }
 
 void misaligned(const void* address, int bytes, const char* what, Site site) {
@@ -157,14 +177,26 @@ void misaligned(const void* address, int bytes, const char* what, Site site) {
 
 namespace {
 
+// Whether two lanes that wait, wait for each other.
+bool agree(const Warp& warp, int a, int b) {
+  return warp.mask[a] == warp.mask[b] && warp.operation[a] == warp.operation[b] &&
+         warp.site[a].line == warp.site[b].line;
+}
+
 [[noreturn]] void explain_deadlock() {
+  int waits = -1, differs = -1;  // two lanes that do not wait for each other, if nothing else is wrong
   for (int i = 0; i < thread_count; ++i) {
     const Thread& thread = threads[i];
     if (thread.status != Status::at_collective) continue;
-    unsigned mask = warps[i / kLanes].mask[i % kLanes];
+    const Warp& warp = warps[i / kLanes];
+    unsigned mask = warp.mask[i % kLanes];
     for (int lane = 0; lane < kLanes; ++lane) {
       int other = i / kLanes * kLanes + lane;
-      if (!(mask >> lane & 1) || other >= thread_count || threads[other].status == Status::at_collective) continue;
+      if (!(mask >> lane & 1) || other >= thread_count) continue;
+      if (threads[other].status == Status::at_collective) {
+        if (waits < 0 && !agree(warp, i % kLanes, lane)) waits = i, differs = other;
+        continue;
+      }
       if (threads[other].status == Status::done)
         fail("a warp waits for a lane that has exited\n  %s:%d   %s, %s waits, mask 0x%08x\n"
              "  lane %d, %s, has exited",
@@ -175,10 +207,14 @@ namespace {
            thread.site.file, thread.site.line, name_of_block().text, name_of(i).text, mask, threads[other].site.file,
            threads[other].site.line, lane, name_of(other).text);
     }
-    fail("deadlock: the lanes of a warp wait for each other at different places\n  %s:%d   %s, %s waits, mask 0x%08x",
-         thread.site.file, thread.site.line, name_of_block().text, name_of(i).text, mask);
   }
-  abort();  // every thread that is alive waits at a barrier or for its warp
+  if (waits < 0) abort();  // every thread that is alive waits at a barrier or for its warp
+  const Warp& warp = warps[waits / kLanes];
+  const Site &here = threads[waits].site, &there = threads[differs].site;
+  fail("the lanes of a warp are at different operations, or name different masks\n"
+       "  %s:%d   %s, %s, mask 0x%08x\n  %s:%d   %s, mask 0x%08x",
+       here.file, here.line, name_of_block().text, name_of(waits).text, warp.mask[waits % kLanes], there.file,
+       there.line, name_of(differs).text, warp.mask[differs % kLanes]);
 }
 
 // Every thread has come to __syncthreads: lets all of them go on.
@@ -258,6 +294,7 @@ void go_on(Context* from, int thread) {
 }
 
 void wait() {
+  if (interrupted) fail(kInterrupted);
   int self = current, next = next_thread();
   if (next != self) go_on(&threads[self].context, next);
 }
@@ -357,13 +394,9 @@ void collective(Collective operation, unsigned mask, const uint32_t* in, int wor
   warp.arrived |= 1u << lane;
   threads[self].site = site;
   threads[self].status = Status::at_collective;
-  if ((warp.arrived & lanes) == lanes) {  // the last one does the work
-    for (int i = 0; i < kLanes; ++i)
-      if (lanes >> i & 1 && (warp.mask[i] != mask || warp.operation[i] != operation || warp.site[i].line != site.line))
-        fail("the lanes of a warp are at different operations, or name different masks\n"
-             "  %s:%d   %s, %s, mask 0x%08x\n  %s:%d   %s, mask 0x%08x",
-             site.file, site.line, name_of_block().text, name_of(self).text, mask, warp.site[i].file, warp.site[i].line,
-             name_of(first_thread + i).text, warp.mask[i]);
+  bool complete = (warp.arrived & lanes) == lanes;
+  for (unsigned left = lanes; complete && left; left &= left - 1) complete = agree(warp, lane, __builtin_ctz(left));
+  if (complete) {  // the last one does the work; a lane that still waits with others will come here after that
     unsigned ballot = 0;
     switch (operation) {
       case Collective::sync:
@@ -430,9 +463,9 @@ void wait_async(int groups_that_may_be_missing) {
 
 namespace {
 
-void run_block(unsigned block) {
-  unsigned width = launch.grid[0], height = launch.grid[1];
-  state.block = {block % width, block / width % height, block / width / height};
+void run_block(uint64_t block) {
+  uint64_t width = launch.grid[0], row = block / width, height = launch.grid[1];
+  state.block = {unsigned(block % width), unsigned(row % height), unsigned(row / height)};
   // Shared memory starts undefined: as NaN, so that whoever reads before he writes does not get away with it.
   memset(launch.shared_first, 0xff, launch.shared_end - launch.shared_first);
   memset(emulator_dynamic_shared, 0xff, launch.dynamic_shared);
@@ -450,8 +483,26 @@ void run_block(unsigned block) {
   go_on(&host, next_thread());
 }
 
+// Until a block fails or is interrupted.
+void run_grid() {
+  block_count = uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2];
+  shuffled.resize(launch.order == 2 ? block_count : 0);  // module.py sees to it that they are not too many
+  for (size_t i = 0; i < shuffled.size(); ++i) shuffled[i] = uint32_t(i);
+  for (size_t i = shuffled.size(); i > 1; --i) std::swap(shuffled[i - 1], shuffled[random_below(uint32_t(i))]);
+  for (uint64_t turn = 0; turn < block_count && !message[0] && !interrupted; ++turn) run_block(block_of_turn(turn));
+}
+
 }  // namespace
 }  // namespace emulator
+
+// Before the first launch, if Python's own handler is in place. Whoever puts another one there replaces ours.
+extern "C" void emulator_handle_interrupts() {
+  using namespace emulator;
+  sigaction(SIGINT, nullptr, &handler_of_python);
+  struct sigaction ours = handler_of_python;
+  ours.sa_handler = interrupt;
+  sigaction(SIGINT, &ours, nullptr);
+}
 
 // Runs a grid. The message of what went wrong, or nullptr. Not reentrant.
 extern "C" const char* emulator_launch(const EmulatorLaunch* given) {
@@ -467,14 +518,9 @@ extern "C" const char* emulator_launch(const EmulatorLaunch* given) {
   for (unsigned i = 0; i < unsigned(thread_count); ++i)
     threads[i].index = {i % width, i / width % height, i / width / height};
   random_state = (launch.seed + 1) * 0x9E3779B97F4A7C15ull | 1;
-  unsigned blocks = launch.grid[0] * launch.grid[1] * launch.grid[2];
-  std::vector<unsigned> order(blocks);
-  for (unsigned i = 0; i < blocks; ++i) order[i] = launch.order == 1 ? blocks - 1 - i : i;
-  if (launch.order == 2)
-    for (unsigned i = blocks; i > 1; --i) std::swap(order[i - 1], order[random_below(i)]);
-  for (unsigned block : order) {
-    run_block(block);
-    if (message[0]) return message;
-  }
-  return nullptr;
+  interrupted = 0;
+  interruptible = launch.interruptible;
+  run_grid();
+  interruptible = 0;
+  return interrupted ? kInterrupted : message[0] ? message : nullptr;
 }

@@ -56,7 +56,8 @@ void wait_async(int groups_that_may_be_missing);
 [[noreturn]] void misaligned(const void* address, int bytes, const char* what, Site site);
 
 // The checker's hooks. Plain reads and writes come through the callbacks of -fsanitize=thread instead.
-enum class Kind : uint8_t { read, write, atomic, async_write, async_arrival };
+// An exchange is an atomic operation whose result does not depend on what was there.
+enum class Kind : uint8_t { read, write, atomic, exchange, async_write, async_arrival };
 void check_access(const void* address, int bytes, Kind kind, const void* code);
 
 }  // namespace emulator
