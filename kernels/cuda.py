@@ -23,12 +23,14 @@ __all__ = [
     "Device",
     "Source",
     "addresses",
+    "aligned",
     "ceil_div",
     "connect",
     "contiguous",
     "device_of",
     "options",
     "real",
+    "result",
     "sources",
 ]
 
@@ -38,6 +40,24 @@ KERNELS_FOLDER = Path(__file__).resolve().parent
 def contiguous(array: Array) -> Array:
     """The array, or a C-contiguous copy of it: kernels index memory by hand."""
     return device_of(array).xp.ascontiguousarray(array)
+
+
+def result(op: str, out: Any, x: Any, shape: tuple[int, ...]) -> Array:
+    """A new array beside x, of its dtype, or `out`; ValueError unless that is C-contiguous and of shape and dtype."""
+    device = device_of(x)
+    if out is None:
+        made: Array = device.xp.empty(shape, x.dtype)
+        return made
+    if device_of(out) is not device or (out.shape, out.dtype) != (shape, x.dtype) or not out.flags.c_contiguous:
+        kind = "a" if out.flags.c_contiguous else "a non-contiguous"
+        raise ValueError(f"{op}: writes into a C-contiguous {x.dtype} {shape}, not {kind} {out.dtype} {out.shape}")
+    checked: Array = out
+    return checked
+
+
+def aligned(*arrays: Any) -> bool:
+    """Whether arrays begin at multiples of 16 bytes, as loads of 4 floats must."""
+    return all(a.data.ptr % 16 == 0 for a in arrays)
 
 
 def ceil_div(n: int, by: int) -> int:

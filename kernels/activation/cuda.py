@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from .. import cuda
-from ..reduce.cuda import THREADS, VARIANTS, Tiling, column_sums, result
+from ..reduce.cuda import THREADS, VARIANTS, Tiling, column_sums
 
 Array = Any
 
@@ -44,7 +44,7 @@ def bias_act(x: Array, b: Array, slope: float, out: Array | None = None) -> Arra
     check(op, x)
     if b.shape != C or b.dtype != x.dtype:
         raise ValueError(f"{op}: x is {x.dtype} {x.shape}, so b must be {x.dtype} {C}, not {b.dtype} {b.shape}")
-    y = result(op, out, x, x.shape)
+    y = cuda.result(op, out, x, x.shape)
     if x.size:
         n = x.size // C[0]
         tiling = Tiling.of(1, n, *C)
@@ -58,7 +58,7 @@ def bias_act_backward(gy: Array, y: Array, slope: float, out: tuple[Array, Array
     op, C = "bias_act_backward", y.shape[-1:]
     check(op, gy, y)
     shapes = zip(out or (None, None), (y.shape, C), strict=True)
-    gx, gb = (result(op, array, y, shape) for array, shape in shapes)
+    gx, gb = (cuda.result(op, array, y, shape) for array, shape in shapes)
     if not y.size:
         gb.fill(0)
         return gx, gb
@@ -110,11 +110,11 @@ def _map(op: str, kernel: str, inputs: tuple[Array, ...], out: Array | None, *sc
     """Launches kernel(*inputs, y, size, *scalars): four elements a thread, if every array begins where a float4 can."""
     check(op, *inputs)
     x = inputs[0]
-    y = result(op, out, x, x.shape)
+    y = cuda.result(op, out, x, x.shape)
     if not x.size:
         return y
     arrays = *map(cuda.contiguous, inputs), y
-    aligned = x.dtype == np.float32 and all(array.data.ptr % 16 == 0 for array in arrays)
+    aligned = x.dtype == np.float32 and cuda.aligned(*arrays)
     macros: dict[str, Any] = {"REAL": cuda.real(x.dtype)} | ({"VECTOR": 4} if aligned else {})
     blocks = cuda.ceil_div(x.size, THREADS * macros.get("VECTOR", 1))
     SOURCE.launch(kernel, (blocks,), (THREADS,), (*arrays, x.size, *map(x.dtype.type, scalars)), macros)

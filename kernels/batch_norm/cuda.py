@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import cuda
 from ..activation.cuda import check
-from ..reduce.cuda import VARIANTS, Tiling, result
+from ..reduce.cuda import VARIANTS, Tiling
 
 Array = Any
 
@@ -30,7 +30,7 @@ def batch_norm_statistics(x: Array, out: tuple[Array, Array] | None = None) -> t
     check(op, x)
     if x.size == 0:
         raise ValueError(f"{op}: x {x.shape} is empty and has no mean")
-    mean, var = (result(op, array, x, C) for array in out or (None, None))
+    mean, var = (cuda.result(op, array, x, C) for array in out or (None, None))
     n, macros = x.size // C[0], {"REAL": cuda.real(x.dtype)}
     tiling = Tiling.of(1, n, *C)
     means, squares = cuda.device_of(x).xp.empty((2, tiling.strips, *C), np.float64)
@@ -48,7 +48,7 @@ def batch_norm_apply(
     """x (..., C) and four times (C,) -> z = gamma (x - mean) rstd + beta (..., C), times slope where z <= 0."""
     op, C = "batch_norm_apply", x.shape[-1:]
     check(op, x)
-    y = result(op, out, x, x.shape)
+    y = cuda.result(op, out, x, x.shape)
     channels = _channels(op, x, mean, rstd, gamma, beta)
     if x.size:
         n = x.size // C[0]
@@ -72,7 +72,7 @@ def batch_norm_backward(
     op, C = "batch_norm_backward", x.shape[-1:]
     check(op, gy, x)
     shapes = zip(out or (None, None, None), (x.shape, C, C), strict=True)
-    gx, ggamma, gbeta = (result(op, array, x, shape) for array, shape in shapes)
+    gx, ggamma, gbeta = (cuda.result(op, array, x, shape) for array, shape in shapes)
     channels = _channels(op, x, mean, rstd, gamma, beta)
     if not x.size:
         ggamma.fill(0)

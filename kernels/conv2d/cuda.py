@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import cuda
 from ..cuda import Array, Device, ceil_div, contiguous, device_of
-from ..linear.cuda import TILES, add_splits, aligned, check_sizes, choose_tile, matmul, result, split
+from ..linear.cuda import TILES, add_splits, check_sizes, choose_tile, matmul, split
 from .geometry import Geometry
 
 SOURCE = cuda.Source(
@@ -104,7 +104,7 @@ def _naive(op: str, first: Array, second: Array, out: Array, sizes: Any, product
 
 def _tiled(op: str, first: Array, second: Array, out: Array, sizes: Any, product: Product) -> None:
     inner, columns = first.shape[3], out.shape[3]  # the channels of the image that is gathered, and of the result
-    tile = choose_tile(columns, inner % 4 == 0 and columns % 4 == 0 and aligned(first, second, out))
+    tile = choose_tile(columns, inner % 4 == 0 and columns % 4 == 0 and cuda.aligned(first, second, out))
     grid = ceil_div(product.rows, tile.BM), ceil_div(columns, tile.BN)
     splits, chunk = split(grid[0] * grid[1] * product.phases, product.terms, tile)
     parts = out if splits == 1 else device_of(out).xp.empty((splits, *out.shape), out.dtype)
@@ -132,7 +132,8 @@ def _result(
     for letter, array, expected in (first, second):
         if array.shape != expected:
             raise ValueError(f"{op}: {letter} has shape {array.shape} but the geometry expects {expected}")
-    return result(op, out, device_of(first[1], second[1]), shape, dtypes[0])
+    device_of(first[1], second[1])
+    return cuda.result(op, out, first[1], shape)
 
 
 @NAIVE.example("conv2d_naive", "conv_transpose2d_naive", "conv2d_weight_naive")

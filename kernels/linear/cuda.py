@@ -73,21 +73,6 @@ def add_splits(parts: Array, out: Array, tile: Tile) -> None:
     SOURCE.launch("add_splits", grid, (256,), [parts, out, len(parts), out.size], tile.macros)
 
 
-def aligned(*arrays: Any) -> bool:
-    """Whether arrays begin at multiples of 16 bytes, as loads of 4 floats must."""
-    return all(a.data.ptr % 16 == 0 for a in arrays)
-
-
-def result(op: str, out: Array | None, device: Device, shape: tuple[int, ...], dtype: Any) -> Array:
-    """A new array, or `out`; ValueError unless `out` is on the device, C-contiguous, of that shape and dtype."""
-    if out is None:
-        return device.xp.empty(shape, dtype)
-    if device_of(out) is not device or (out.shape, out.dtype) != (shape, dtype) or not out.flags.c_contiguous:
-        kind = "a " if out.flags.c_contiguous else "a non-contiguous "
-        raise ValueError(f"{op}: writes into a C-contiguous {dtype} {shape}, not {kind}{out.dtype} {out.shape}")
-    return out
-
-
 def check_sizes(op: str, arrays: Sequence[Array]) -> None:
     """OverflowError for an array whose elements 32-bit indices cannot count."""
     for a in arrays:
@@ -104,7 +89,8 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
         raise ValueError(f"matmul: {a.shape} @ {b.shape}: the inner dimensions do not match")
     batch, I, J = np.broadcast_shapes(left.shape[:-2], right.shape[:-2]), left.shape[-2], right.shape[-1]
     shape = (*batch, *((I,) if a.ndim > 1 else ()), *((J,) if b.ndim > 1 else ()))
-    y = result("matmul", out, device_of(a, b), shape, a.dtype)
+    device_of(a, b)
+    y = cuda.result("matmul", out, a, shape)
     if out is not None and (np.may_share_memory(out, a) or np.may_share_memory(out, b)):
         y[...] = matmul(a, b)
     elif left.shape[-1] == 0:
@@ -127,7 +113,7 @@ class _Matrices(NamedTuple):
     @property
     def vectors(self) -> bool:
         """Whether lines of neighbours begin at multiples of 16 bytes. Of the two steps one is 1, the other a line."""
-        return self.row * self.column % 4 == 0 and aligned(self.memory)
+        return self.row * self.column % 4 == 0 and cuda.aligned(self.memory)
 
 
 def _matrices(x: Array, batch: tuple[int, ...]) -> _Matrices:
@@ -158,7 +144,7 @@ def _tiled(a: Array, b: Array, y: Array, batch: tuple[int, ...]) -> None:
     left, right, K = _matrices(a, batch), _matrices(b, batch), a.shape[-1]
     check_sizes("matmul", (a, b, y))
     batches, I, J = y.shape
-    tile = choose_tile(J, left.vectors and right.vectors and J % 4 == 0 and aligned(y))
+    tile = choose_tile(J, left.vectors and right.vectors and J % 4 == 0 and cuda.aligned(y))
     grid = batches * ceil_div(I, tile.BM), ceil_div(J, tile.BN)
     splits, chunk = split(grid[0] * grid[1], K, tile)
     parts = y if splits == 1 else device_of(y).xp.empty((splits, *y.shape), y.dtype)

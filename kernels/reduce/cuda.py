@@ -68,7 +68,7 @@ def sum(x: Array, axis: Axis = None, keepdims: bool = False, out: Array | None =
     if x.dtype not in cuda.C_TYPES:
         return np.sum(x, axis=axis, keepdims=keepdims, out=out)
     axes = _axes(x, axis)
-    y = result("sum", out, x, _shape_without(x, axes, keepdims))
+    y = cuda.result("sum", out, x, _shape_without(x, axes, keepdims))
     if x.size == 0:
         y.fill(0)
         return y
@@ -115,7 +115,7 @@ def logsumexp(x: Array, axis: Axis = None, keepdims: bool = False, out: Array | 
     macros = {"REAL": cuda.real(x.dtype)}
     if math.prod(x.shape[a] for a in axes) == 0:
         raise ValueError(f"logsumexp: there is no largest element over axis {axis} of shape {x.shape}")
-    y = result("logsumexp", out, x, _shape_without(x, axes, keepdims))
+    y = cuda.result("logsumexp", out, x, _shape_without(x, axes, keepdims))
     if y.size:
         x, outer, n, inner = _merged(x, axes)
         tiling = Tiling.of(outer, n, inner, most=1)
@@ -141,17 +141,6 @@ def _merged(x: Array, axes: tuple[int, ...]) -> tuple[Array, int, int, int]:
     n = math.prod(x.shape[a] for a in axes)
     inner = math.prod(x.shape[axes[-1] + 1 :]) if axes else 1
     return cuda.contiguous(x), x.size // (n * inner), n, inner
-
-
-def result(op: str, out: Array | None, x: Array, shape: tuple[int, ...]) -> Array:
-    """A new array beside x, of its dtype, or `out`; ValueError unless that is C-contiguous and of shape and dtype."""
-    if out is None:
-        return cuda.device_of(x).xp.empty(shape, x.dtype)
-    cuda.device_of(x, out)
-    if out.shape != shape or out.dtype != x.dtype or not out.flags.c_contiguous:
-        kind = "a" if out.flags.c_contiguous else "a non-contiguous"
-        raise ValueError(f"{op}: writes into a C-contiguous {x.dtype} {shape}, not {kind} {out.dtype} {out.shape}")
-    return out
 
 
 @SOURCE.example("sum_all", "logsumexp")
