@@ -13,6 +13,7 @@ from .conv2d.geometry import Geometry
 from .device import (
     DEVICES,
     as_array,
+    beside,
     checked,
     connect,
     empty,
@@ -99,6 +100,7 @@ __all__ = [
     "Prepared",
     "as_array",
     "backend",
+    "beside",
     "checked",
     "connect",
     "empty",

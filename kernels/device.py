@@ -103,6 +103,11 @@ def move(array: Array, name: str) -> Array:
     return host if name == "cpu" else connect(name).array(host)
 
 
+def beside(values: Any, array: Array) -> Any:
+    """Numbers, lists and NumPy arrays as an array where `array` is."""
+    return values if type(array) is np.ndarray else move(as_array(values), name_of(array))
+
+
 def to_host(values: Any) -> Any:
     """A copy of a device's array as NumPy's; anything else as it is."""
     device = DEVICES.get(type(values))
@@ -111,10 +116,16 @@ def to_host(values: Any) -> Any:
 
 def own(values: Any, dtype: DTypeLike | None = None) -> Array:
     """A new C-contiguous array of the values, on the device where they are."""
-    device = DEVICES.get(type(values)) if DEVICES else None
-    if device is None and type(values).__module__.startswith("cupy"):  # nobody has asked for the GPU by name yet
-        device = connect("cuda")
-    return (np if device is None else device.xp).array(values, dtype=dtype, order="C")
+    if DEVICES and (device := DEVICES.get(type(values))) is not None:
+        made: Array = device.xp.array(values, dtype=dtype, order="C")
+        return made
+    try:
+        return np.array(values, dtype=dtype, order="C")
+    except TypeError:
+        if not type(values).__module__.startswith("cupy"):
+            raise
+        connect("cuda")  # nobody has asked for the GPU by name yet
+        return own(values, dtype)
 
 
 def as_array(values: Any) -> Array:

@@ -251,8 +251,8 @@ def _start(caller: str, y: Tensor, gradient: Any) -> tuple[Node, Tensor]:
                 f"{caller}: y has shape {y.shape}, not a single number; use .sum(), .mean() or a gradient= of its shape"
             )
         gradient = Tensor.of(np.ones_like(y.array))
-    g = gradient if isinstance(gradient, Tensor) else Tensor(gradient, dtype=y.dtype).to(y.device)
-    if (g.shape, g.dtype, g.device) != (y.shape, y.dtype, y.device):
+    g = gradient if isinstance(gradient, Tensor) else Tensor(kernels.beside(gradient, y.array), dtype=y.dtype)
+    if g.shape != y.shape or g.dtype != y.dtype or type(g.array) is not type(y.array):
         have, want = (f"{t.dtype} {t.shape} on {t.device}" for t in (g, y))
         raise ValueError(f"{caller}: gradient is {have}, but y is {want}")
     return y.node, g

@@ -306,9 +306,9 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     mask = kernels.own(values_of(condition))  # a copy, that nobody else can change before backward
     if mask.dtype != np.bool_:
         raise TypeError(f"where: the condition must be bool, not {mask.dtype}; compare it with something, as in x > 0")
-    tensors = as_tensors("where", [a, b])
-    refuse_mixed_devices("where", [mask, *tensors])
-    return Where(mask)(*tensors)
+    if kernels.DEVICES:
+        refuse_mixed_devices("where", [mask, *as_tensors("where", [a, b])])
+    return Where(mask)(a, b)
 
 
 def to(x: Tensor, device: str) -> Tensor:
@@ -322,8 +322,11 @@ def to(x: Tensor, device: str) -> Tensor:
 
 def compare(operator: Callable[[Any, Any], Any], a: Tensor, b: Any) -> Tensor:
     """operator(a, b), a tensor of bool; b may be a tensor, an array or a number."""
-    refuse_mixed_devices(operator.__name__, [x for x in (a, values_of(b)) if hasattr(x, "ndim")])
-    return Tensor.of(kernels.as_array(operator(kernels.operand(a.array), kernels.operand(values_of(b)))))
+    x, y = a.array, values_of(b)
+    if kernels.DEVICES:
+        refuse_mixed_devices(operator.__name__, [array for array in (x, y) if hasattr(array, "ndim")])
+        x, y = kernels.operand(x), kernels.operand(y)
+    return Tensor.of(kernels.as_array(operator(x, y)))
 
 
 def astype(x: Tensor, dtype: DTypeLike) -> Tensor:
