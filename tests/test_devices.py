@@ -31,6 +31,7 @@ from minigan.gan import (
 from minigan.gan.penalties import interpolates
 from minigan.interop.torch import from_torch, to_torch
 from minigan.kernels import emulator
+from minigan.kernels.gpu import driver_version
 from minigan.optim import SGD, Adam, RMSprop
 from minigan.random import Generator
 
@@ -299,7 +300,7 @@ def test_cupy_has_what_the_emulated_arrays_have() -> None:
     assert [name for name in made if not name.startswith("_") and not hasattr(cupy, name)] == []
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
+@pytest.mark.skipif(driver_version() is not None, reason="there is an NVIDIA driver")
 def test_the_example_without_a_gpu_says_what_is_missing(tmp_path: Path) -> None:
     """One sentence, before data are looked for or anything is written."""
     root = Path(__file__).parent.parent
@@ -307,9 +308,9 @@ def test_the_example_without_a_gpu_says_what_is_missing(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(
-        "dcgan_mnist.py: the GPU is reached through CuPy, which is not installed: pip install"
-    )
+    there = "there is no NVIDIA driver here: install one from https://www.nvidia.com/drivers"
+    missing = "the GPU is reached through CuPy, which is not installed: pip install 'minigan[cuda13]'"
+    assert done.stderr.startswith(f"dcgan_mnist.py: {there if importlib.util.find_spec('cupy') else missing}")
     assert not (tmp_path / "run").exists()
 
 
