@@ -926,6 +926,7 @@ LONG = """
 import os, signal, threading, time
 import numpy as np
 from minigan.kernels import emulator
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent's setting
 signal.alarm(60)
 code = '''
 extern "C" __global__ void k(volatile int* x, int waits) {
