@@ -1,9 +1,13 @@
-"""Batches: every image once an epoch, in an order of the seed alone; the thread that resizes them ahead.
+"""Batches: every image once an epoch, in an order of the seed alone; the thread that resizes them ahead; streams that
+are taken up again.
 
 Resizing, against SciPy, PyTorch and itself.
 """
 
+import importlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +28,7 @@ from minigan.data.prefetch import prefetch
 from minigan.random import Generator
 
 Array = Any
+batches_module = importlib.import_module("minigan.data.batches")  # minigan.data.batches is the function
 
 
 def pictures(n: int, *shape: int, seed: int = 0) -> Array:
@@ -176,9 +181,10 @@ def test_exceptions_are_raised_where_the_result_is_due() -> None:
 
 @pytest.mark.parametrize("end", ["exhausted", "closed", "dropped", "failed"])
 def test_the_thread_ends_with_the_iterator(end: str) -> None:
+    of_others = in_background()
     stream: Any = prefetch(lambda x: 1 // x, [1, 1, 0 if end == "failed" else 1])
     next(stream)
-    (thread,) = in_background()
+    (thread,) = [thread for thread in in_background() if thread not in of_others]
     if end == "closed":
         stream.close()
     elif end == "dropped":
@@ -192,6 +198,7 @@ def test_the_thread_ends_with_the_iterator(end: str) -> None:
 
 ENDS = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent's setting
 from minigan.data.prefetch import prefetch
 stream = prefetch(abs, range(-9, 0))
 print(next(stream), flush=True)
@@ -224,6 +231,143 @@ def test_a_process_ends_with_its_iterator_unfinished(end: str, code: int, output
     assert (done.returncode, done.stdout) == (code, output), done.stderr
     assert done.stderr.splitlines()[-1:] == ([error] if error else [])
     assert done.stderr.count("Traceback") == bool(error)
+
+
+# ---- taken up again --------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 9),
+    batch_size=st.integers(1, 9),
+    size=st.sampled_from([4, 5]),
+    taken=st.integers(0, 12),
+    more=st.integers(1, 12),
+    other_taken=st.integers(0, 4),
+)
+def test_after_loading_come_the_batches_that_were_due(
+    n: int, batch_size: int, size: int, taken: int, more: int, other_taken: int
+) -> None:
+    """Resized or not, within an epoch or between two; whatever the one that loads has delivered before."""
+    images, batch_size = pictures(n, 4, 4), min(n, batch_size)
+    generator, other = Generator(0, "data"), Generator(1, "data")
+    stream, again = batches(images, batch_size, generator, size), batches(images, batch_size, other, size)
+    for each, count in ((stream, taken), (again, other_taken)):
+        assert len(list(islice(each, count))) == count
+    state = json.loads(json.dumps(stream.state_dict()))
+    again.load_state_dict(state)
+    assert again.state_dict() == stream.state_dict() == state
+    assert other.state_dict() == generator.state_dict()
+    for _ in range(more):
+        np.testing.assert_array_equal(next(again), next(stream))
+        assert again.state_dict() == stream.state_dict()
+        assert other.state_dict() == generator.state_dict()
+
+
+def test_the_state_says_where_it_is() -> None:
+    generator = Generator(0, "data")
+    stream = batches(numbered(11), 4, generator)
+    found = []
+    for _ in range(5):
+        state = stream.state_dict()
+        found.append((state["epoch_counter"], state["position"], state["generator"]["counter"]))
+        next(stream)
+    assert found == [(0, 0, 0), (0, 1, 6), (6, 0, 6), (6, 1, 12), (12, 0, 12)]
+    assert (state["images"], state["batch_size"]) == (11, 4)
+
+
+def test_what_a_thread_prepares_ahead_is_not_taken() -> None:
+    stream = batches(pictures(12, 4, 4), 2, Generator(0, "data"), 5)
+    next(stream)
+    assert stream.state_dict()["position"] == 1
+
+
+def test_a_generator_that_draws_for_others_too_is_where_it_was() -> None:
+    generator, other = Generator(0, "data"), Generator(0, "data")
+    images = numbered(12)
+    stream, again = batches(images, 4, generator), batches(images, 4, other)
+    next(stream)
+    generator.uniform(5)
+    again.load_state_dict(stream.state_dict())
+    assert other.counter == generator.counter
+    assert [numbers(next(again)) for _ in range(6)] == [numbers(next(stream)) for _ in range(6)]
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_an_interrupted_batch_is_still_due(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = pictures(12, 4, 4)
+    expected = list(islice(batches(images, 4, Generator(0, "data"), size), 6))
+    generator = Generator(0, "data")
+    stream = batches(images, 4, generator, size)
+    found, prepared, interrupts = [next(stream)], batches_module._prepared, iter([True])
+
+    def interrupted(*args: Any) -> Array:
+        if next(interrupts, False):
+            raise KeyboardInterrupt
+        return prepared(*args)
+
+    monkeypatch.setattr(batches_module, "_prepared", interrupted)
+    while len(found) < 6:
+        state = stream.state_dict()
+        with suppress(KeyboardInterrupt):
+            found.append(next(stream))
+            continue
+        assert stream.state_dict() == state
+    assert next(interrupts, None) is None
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_dropped_stream_ends_its_thread() -> None:
+    of_others = in_background()
+    stream = batches(pictures(12, 4, 4), 4, Generator(0, "data"), 5)
+    next(stream)
+    (thread,) = [thread for thread in in_background() if thread not in of_others]
+    stream.load_state_dict(stream.state_dict())
+    thread.join(10)
+    assert not thread.is_alive()
+    next(stream)
+    (thread,) = [thread for thread in in_background() if thread not in of_others]
+    del stream
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"images": 60},
+            "batches: the state is of 60 images in batches of 4, not of 12 in batches of 4; "
+            "take the same data and batch size",
+        ),
+        (
+            {"batch_size": 3},
+            "batches: the state is of 12 images in batches of 3, not of 12 in batches of 4; "
+            "take the same data and batch size",
+        ),
+        (
+            {"position": 3},
+            "batches: the state is at batch 3 of an epoch from counter 0, "
+            "but an epoch is batches 0 .. 2 from a counter of 0 or more",
+        ),
+        (
+            {"position": -1, "epoch_counter": -6},
+            "batches: the state is at batch -1 of an epoch from counter -6, "
+            "but an epoch is batches 0 .. 2 from a counter of 0 or more",
+        ),
+        (
+            {"generator": {"name": "latent", "key": 1, "counter": 0}},
+            "Generator: the state of stream 'latent' does not fit stream 'data'",
+        ),
+    ],
+)
+def test_the_state_of_other_data_is_refused(change: dict[str, Any], sentence: str) -> None:
+    stream = batches(numbered(12), 4, Generator(0, "data"))
+    next(stream)
+    state = stream.state_dict()
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        stream.load_state_dict({**state, **change})
+    assert stream.state_dict() == state
 
 
 # ---- resize ---------------------------------------------------------------------------------------------------------

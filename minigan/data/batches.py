@@ -1,6 +1,10 @@
 """From stored images to batches that a net takes."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from copy import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,7 @@ from .prefetch import prefetch
 Array = NDArray[Any]
 
 
-def batches(images: Array, batch_size: int, generator: Generator, image_size: int | None = None) -> Iterator[Array]:
+def batches(images: Array, batch_size: int, generator: Generator, image_size: int | None = None) -> Batches:
     """Endless batches of float32 (batch_size, H, W, C) in [-1, 1] from uint8 images (N, H, W) or (N, H, W, C).
 
     Every epoch is a new permutation from `generator`, drawn when its first batch is asked for; the last, partial batch
@@ -33,16 +37,80 @@ def batches(images: Array, batch_size: int, generator: Generator, image_size: in
             f"batches: images of {height} x {width} pixels cannot become {image_size} x {image_size} undistorted; "
             "crop them to squares"
         )
-    return _batches(images, batch_size, generator, image_size or height)
+    return Batches(images, batch_size, generator, image_size or height)
 
 
-def _batches(images: Array, batch_size: int, generator: Generator, image_size: int) -> Iterator[Array]:
-    ahead = map if images.shape[1] == image_size else prefetch  # a thread costs more than only scaling does
-    while True:
-        order = generator.permutation(len(images))
-        starts = range(0, len(images) - batch_size + 1, batch_size)
-        picks = [order[start : start + batch_size] for start in starts]
-        yield from ahead(lambda pick: _prepared(images[pick], image_size), picks)
+class Batches(Iterator[Array]):
+    """What `batches` returns. Its state says where it is: the next batch after loading is the one that was due."""
+
+    def __init__(self, images: Array, batch_size: int, generator: Generator, image_size: int) -> None:
+        self._images, self._batch_size, self._generator = images, batch_size, generator
+        self._ahead = map if images.shape[1] == image_size else prefetch  # a thread costs more than only scaling does
+        # No method: a thread that held this object would keep it alive.
+        self._prepare = partial(_picked, images, image_size)
+        self._epoch_counter, self._position = 0, 0  # position 0: the next batch begins an epoch
+        self._order: Array = np.empty(0, int)
+        self._coming: Iterator[Array] | None = None
+
+    def __next__(self) -> Array:
+        if self._position == 0:
+            self._epoch_counter = self._generator.counter
+            self._order = self._generator.permutation(len(self._images))
+            self._coming = None
+        # Taken away while in use: what an exception stops half-way, Ctrl-C say, is begun anew at this batch.
+        coming, self._coming = self._coming or self._rest(), None
+        batch = next(coming)
+        self._coming = coming
+        self._position = (self._position + 1) % (len(self._images) // self._batch_size)
+        return batch
+
+    def _rest(self) -> Iterator[Array]:
+        """The batches of this epoch that are still due."""
+        size = self._batch_size
+        starts = range(self._position * size, len(self._order) - size + 1, size)
+        return iter(self._ahead(self._prepare, [self._order[start : start + size] for start in starts]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of batches taken in this epoch, and the generator where it began and as it is now.
+
+        Between two epochs, none is taken of the next. What a thread prepares ahead is not counted.
+        """
+        return {
+            "images": len(self._images),
+            "batch_size": self._batch_size,
+            "epoch_counter": self._epoch_counter if self._position else self._generator.counter,
+            "position": self._position,
+            "generator": self._generator.state_dict(),
+        }
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """ValueError if `load_state_dict` would raise it."""
+        if (state["images"], state["batch_size"]) != (len(self._images), self._batch_size):
+            raise ValueError(
+                f"batches: the state is of {state['images']} images in batches of {state['batch_size']}, "
+                f"not of {len(self._images)} in batches of {self._batch_size}; take the same data and batch size"
+            )
+        due = len(self._images) // self._batch_size
+        if not 0 <= state["position"] < due or state["epoch_counter"] < 0:
+            raise ValueError(
+                f"batches: the state is at batch {state['position']} of an epoch from counter "
+                f"{state['epoch_counter']}, but an epoch is batches 0 .. {due - 1} from a counter of 0 or more"
+            )
+        copy(self._generator).load_state_dict(state["generator"])
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state` was taken, and so does the generator. ValueError if it was taken of other data."""
+        self.check_state(state)
+        self._generator.load_state_dict(state["generator"])
+        self._epoch_counter, self._position, self._coming = state["epoch_counter"], state["position"], None
+        if self._position:
+            generator = copy(self._generator)
+            generator.counter = self._epoch_counter
+            self._order = generator.permutation(len(self._images))
+
+
+def _picked(images: Array, image_size: int, pick: Array) -> Array:
+    return _prepared(images[pick], image_size)
 
 
 def _prepared(images: Array, image_size: int) -> Array:

@@ -25,6 +25,7 @@ from .penalties import norm_per_sample
 Logs = dict[str, float]
 Callback = Callable[[int, Logs], None]
 Penalty = Callable[[Module, Array, Array], tuple[Tensor, Logs]]
+Hook = Callable[[], object]
 
 
 class NotFiniteError(FloatingPointError):
@@ -52,9 +53,10 @@ class Game:
 
 @dataclass
 class Player:
-    """Who is updated (`nets`, by `optimizer`), to minimise what, how many times a step, and what happens after each.
+    """Who is updated (`nets`, by `optimizer`), to minimise what, how many times a step, and what happens around each.
 
-    loss(game) returns the number to minimise and what to log.
+    loss(game) returns the number to minimise and what to log. The hooks in `before` are called when the gradients are
+    there and the weights have not moved; those in `after` when they have (hooks.py has some of both).
     """
 
     name: str
@@ -62,7 +64,8 @@ class Player:
     optimizer: Optimizer
     loss: Callable[[Game], tuple[Tensor, Logs]]
     updates: Callable[[int], int] = lambda step: 1
-    after: Sequence[Callable[[], None]] = ()
+    after: Sequence[Hook] = ()
+    before: Sequence[Hook] = ()
 
 
 def of_others(players: Sequence[Player]) -> list[list[Tensor]]:
@@ -85,15 +88,18 @@ def frozen(parameters: Iterable[Tensor]) -> Iterator[None]:
             p.requires_grad = True
 
 
-def train(game: Game, players: Sequence[Player], steps: int, callbacks: Iterable[Callback] = ()) -> None:
-    """Runs steps 1 .. `steps`; after each, every callback gets the step's number and its logs.
+def train(
+    game: Game, players: Sequence[Player], steps: int, callbacks: Iterable[Callback] = (), first: int = 1
+) -> None:
+    """Runs steps `first` .. `steps`; after each, every callback gets the step's number and its logs.
 
-    Gradients are dropped after each update, when the player's `after` hooks have run.
+    An update is: loss, gradients, the player's `before` hooks, the optimizer's step, its `after` hooks. Then the
+    gradients are dropped.
 
     NotFiniteError, before its player is updated by it, if a loss is NaN or infinite.
     """
     callbacks = list(callbacks)
-    for step in range(1, steps + 1):
+    for step in range(first, steps + 1):
         logs: Logs = {}
         for player, others in zip(players, of_others(players), strict=True):
             for _ in range(player.updates(step)):
@@ -107,6 +113,8 @@ def train(game: Game, players: Sequence[Player], steps: int, callbacks: Iterable
                         )
                     player.optimizer.zero_grad()
                     loss.backward()
+                for hook in player.before:
+                    hook()
                 player.optimizer.step()
                 for hook in player.after:
                     hook()
@@ -170,7 +178,7 @@ def two_player(
             logs["clip_share"] = share_at(weights, clip)
         return objective.g(fake), logs
 
-    after = [] if clip is None else [lambda: clip_weights(weights, clip)]
+    after: list[Hook] = [] if clip is None else [lambda: clip_weights(weights, clip)]
     return [Player("d", [D], d_optimizer, d_loss, d_updates, after), Player("g", [G], g_optimizer, g_loss)]
 
 
