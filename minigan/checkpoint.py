@@ -5,7 +5,7 @@ step-00001200/state.json           anything JSON; size and SHA-256 of the arrays
 
 A folder is written as .step-00001200.part, flushed to the disk and then renamed. A folder that has the name already is
 first renamed to .step-00001200.old, which counts for as long as nothing else has the name: a crash at any moment
-leaves a complete checkpoint. One process writes at a time; others may read.
+leaves a complete checkpoint. One process at a time uses the folder.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,17 +110,18 @@ class Checkpoints:
             raise ValueError(f"Checkpoints: step must be at least 0, not {step}")
         folder = self.path(step)
         save(folder, arrays, state, score)
-        steps, best = self.steps(), self.best()
-        first = [s for s in steps if s <= step][-self.keep :][0]
-        for path in [self.path(s) for s in steps if s < first and s != best]:
+        first = [s for s in self.steps() if s <= step][-self.keep :][0]
+        scores = self._scores()  # what cannot be read today may be the best
+        for path in [self.path(s) for s in scores if s < first and s != _lowest(scores)]:
             with _named("remove", path):
                 os.rename(_found(path), _hidden(path, "part"))  # half removed, it must not have a name that counts
         _sweep(folder)
 
     def latest(self) -> tuple[int, dict[str, Array], dict[str, Any]]:
-        """(step, arrays, state) of the newest checkpoint that loads.
+        """(step, arrays, state) of the checkpoint of the highest step that loads.
 
-        A RuntimeWarning names those skipped, each with the reason. CheckpointError with all reasons if none loads.
+        Whoever goes back to an earlier step removes the later ones, or it is one of them that comes. A RuntimeWarning
+        names those skipped, each with the reason. CheckpointError with all reasons if none loads.
         """
         reasons = []
         try:
@@ -152,19 +153,27 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step of the lowest score, the first of equals; None if no checkpoint has one."""
-        scores = []
+        return _lowest(self._scores())
+
+    def _scores(self) -> dict[int, float | None]:
+        """By step, of those whose two files are readable and of the right size. `latest` tells of the others."""
+        scores = {}
         for step in self.steps():
-            try:
-                score = _document(_found(self.path(step)) / STATE)["score"]
-            except CheckpointError:  # `latest` tells of it where it matters
-                continue
-            if score is not None:
-                scores.append((score, step))
-        return min(scores)[1] if scores else None
+            folder = _found(self.path(step))
+            with suppress(CheckpointError, OSError):
+                document = _document(folder / STATE)
+                if os.path.getsize(folder / ARRAYS) == document["arrays"]["bytes"]:
+                    scores[step] = document["score"]
+        return scores
 
     def path(self, step: int) -> Path:
         """The folder of a step, for `load`."""
         return self.folder / f"step-{step:08d}"
+
+
+def _lowest(scores: Mapping[int, float | None]) -> int | None:
+    found = [(score, step) for step, score in scores.items() if score is not None]
+    return min(found)[1] if found else None
 
 
 def _packed(arrays: Mapping[str, Array], state: Mapping[str, Any], score: float | None) -> tuple[bytes, bytes]:

@@ -449,3 +449,23 @@ def test_resize_of_many_is_that_of_each() -> None:
 def test_resize_refuses(shape: tuple[int, ...], size: int) -> None:
     with pytest.raises(ValueError, match=r"^resize: takes images \(N, H, W, C\) to a size of 1 or more, not \("):
         resize(np.zeros(shape), size)
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_an_interrupted_first_batch_draws_no_other_order(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = pictures(12, 4, 4)
+    expected = next(batches(images, 4, Generator(0, "data"), size))
+    prepared, interrupts = batches_module._prepared, iter([True])
+
+    def interrupted(*args: Any) -> Array:
+        if next(interrupts, False):
+            raise KeyboardInterrupt
+        return prepared(*args)
+
+    monkeypatch.setattr(batches_module, "_prepared", interrupted)
+    generator = Generator(0, "data")
+    stream = batches(images, 4, generator, size)
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    assert generator.counter == 0
+    np.testing.assert_array_equal(next(stream), expected)

@@ -534,3 +534,19 @@ def test_a_disk_that_is_full_at_any_call(tmp_path: Path, step: int, lasting: boo
     assert state["n"] == 3
     assert {"mkdir", "fsync", "rename", "write", "listdir", "unlink", "rmdir"} <= set(failed)
     assert failed.count("write") == 2
+
+
+@pytest.mark.parametrize("damage", ["state", "arrays", "newer"])
+def test_what_cannot_be_read_is_neither_the_best_nor_removed(tmp_path: Path, damage: str) -> None:
+    """It may be readable again; and it must not stand in front of the best that is whole."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, {"x": np.arange(9.0)}, {}, score=0.1)
+    name = "arrays.safetensors" if damage == "arrays" else "state.json"
+    file = checkpoints.path(1) / name
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b'"format": 1', b'"format": 2') if damage == "newer" else whole[:-5])
+    checkpoints.save(2, {"x": np.arange(9.0)}, {}, score=0.2)
+    checkpoints.save(3, {"x": np.arange(9.0)}, {}, score=0.9)
+    assert (checkpoints.steps(), checkpoints.best()) == ([1, 2, 3], 2)
+    file.write_bytes(whole)
+    assert checkpoints.best() == 1

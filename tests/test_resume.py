@@ -14,9 +14,11 @@ from minigan import kernels
 from minigan.checkpoint import Checkpoints
 from minigan.data import batches
 from minigan.gan import (
+    EMA,
     NON_SATURATING,
     WASSERSTEIN,
     Game,
+    LinearDecay,
     critic_updates,
     dcgan_discriminator,
     dcgan_generator,
@@ -121,6 +123,26 @@ def test_a_training_goes_on_from_its_checkpoints(tmp_path: Path) -> None:
     assert_same_bits(resumed.state(), straight.state())
 
 
+def with_hooks(training: Training) -> Training:
+    """The generator's learning rate falls to 0, and its weights are averaged."""
+    g = training.players[1]
+    g.after = [*g.after, LinearDecay(g.optimizer, STRAIGHT, start=1), EMA(training.nets["G"])]
+    return training
+
+
+def test_hooks_go_on_too() -> None:
+    straight, first, second = (with_hooks(Training("gan", seed=seed)) for seed in (0, 0, 99))
+    straight.train(STRAIGHT)
+    first.train(BEFORE)
+    arrays, rest = through_a_file(*first.state())
+    assert rest["hooks"] == {"g.after.0": {"base_lr": 1e-3}, "g.after.1": {"calls": BEFORE}}
+    second.restore(arrays, rest)
+    second.train(STRAIGHT - BEFORE)
+    assert_same_bits(second.state(), straight.state())
+    with pytest.raises(ValueError, match=r"hooks\.g\.after\.0\.base_lr is unexpected"):
+        Training("gan").restore(arrays, rest)
+
+
 def test_the_state_names_everything() -> None:
     training = Training("wgan-gp")
     training.train(1)
@@ -141,6 +163,7 @@ def test_the_state_names_everything() -> None:
             "g": {"lr": 1e-3, "steps": 1, "begun": list(range(len(training.players[1].optimizer.params)))},
         },
         "generators": {name: training.generators[name].state_dict() for name in ("latent", "penalty")},
+        "hooks": {},
         "batches": training.real.state_dict(),
         "extra": {"step": 1},
     }

@@ -100,7 +100,6 @@ uint32_t turn, epoch;  // which block of the launch it is; barriers and blocks s
 uint32_t warp_time[kMaxThreads / kLanes];
 uint32_t known[kMaxThreads / kLanes][kLanes][kLanes];
 
-
 struct LaneAccess {
   uint32_t time, code;
 };

@@ -44,7 +44,7 @@ class Batches(Iterator[Array]):
     """What `batches` returns. Its state says where it is: the next batch after loading is the one that was due."""
 
     def __init__(self, images: Array, batch_size: int, generator: Generator, image_size: int) -> None:
-        self._images, self._batch_size, self._generator = images, batch_size, generator
+        self._images, self._batch_size, self._generator = images, int(batch_size), generator
         self._ahead = map if images.shape[1] == image_size else prefetch  # a thread costs more than only scaling does
         # No method: a thread that held this object would keep it alive.
         self._prepare = partial(_picked, images, image_size)
@@ -59,7 +59,12 @@ class Batches(Iterator[Array]):
             self._coming = None
         # Taken away while in use: what an exception stops half-way, Ctrl-C say, is begun anew at this batch.
         coming, self._coming = self._coming or self._rest(), None
-        batch = next(coming)
+        try:
+            batch = next(coming)
+        except BaseException:
+            if self._position == 0:
+                self._generator.counter = self._epoch_counter
+            raise
         self._coming = coming
         self._position = (self._position + 1) % (len(self._images) // self._batch_size)
         return batch

@@ -2,9 +2,11 @@
 
 nets.<net>.<name>                         parameters and buffers, as in the net's state dict
 optimizers.<player>.<parameter>.<name>    what the optimizer remembers of each parameter that was updated
+hooks.<player>.<before|after>.<i>.<...>   arrays of a hook that has a `state_dict`: the averaged net's, say
 
-are NumPy arrays on every device. The learning rates, the steps counted, the random generators, the place in the data
-and what the caller adds are JSON. To the bit means: by the same program, on the same device and number of threads.
+are NumPy arrays on every device. The learning rates, the steps counted, what hooks count, the random generators, the
+place in the data and what the caller adds are JSON. To the bit means: by the same program, on the same device and
+number of threads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,6 +40,8 @@ def training_state(
     for player in players:
         for i, state in enumerate(player.optimizer.state_dict()["state"]):
             arrays |= {f"optimizers.{player.name}.{i}.{key}": array for key, array in state.items()}
+    for name, hook in _hooks(players).items():
+        arrays |= _arrays_of(name, hook)
     return arrays, {**_rest(players, generators, batches), "extra": dict(extra)}
 
 
@@ -53,6 +57,7 @@ def _rest(players: Sequence[Player], generators: Mapping[str, Generator], batche
             }
             for name, optimizer in optimizers.items()
         },
+        "hooks": {name: _numbers_of(hook) for name, hook in _hooks(players).items()},
         "generators": {name: generator.state_dict() for name, generator in generators.items()},
         "batches": batches.state_dict(),
     }
@@ -82,10 +87,40 @@ def restore(
     for player in players:
         state = [_under(f"optimizers.{player.name}.{i}.", arrays) for i in range(len(player.optimizer.params))]
         player.optimizer.load_state_dict({**rest["optimizers"][player.name], "state": state})
+    for name, hook in _hooks(players).items():
+        parts = {
+            key: _under(f"hooks.{name}.{key}.", arrays) for key, value in hook.state_dict().items() if _is_state(value)
+        }
+        hook.load_state_dict({**rest["hooks"][name], **parts})
     for name, generator in generators.items():
         generator.load_state_dict(rest["generators"][name])
     batches.load_state_dict(rest["batches"])
     return dict(rest["extra"])
+
+
+def _hooks(players: Sequence[Player]) -> dict[str, Any]:
+    """The hooks that have something to remember, by name."""
+    every = {
+        f"{player.name}.{when}.{i}": hook
+        for player in players
+        for when in ("before", "after")
+        for i, hook in enumerate(getattr(player, when))
+    }
+    return {name: hook for name, hook in every.items() if hasattr(hook, "state_dict")}
+
+
+def _is_state(value: Any) -> bool:
+    """Whether part of a hook's state is a state dict of arrays; all else in it is JSON."""
+    return isinstance(value, Mapping)
+
+
+def _arrays_of(name: str, hook: Any) -> dict[str, Array]:
+    states = {key: value for key, value in hook.state_dict().items() if _is_state(value)}
+    return {f"hooks.{name}.{key}.{inner}": array for key, state in states.items() for inner, array in state.items()}
+
+
+def _numbers_of(hook: Any) -> dict[str, Any]:
+    return {key: value for key, value in hook.state_dict().items() if not _is_state(value)}
 
 
 def _check_names(nets: Mapping[str, Module], players: Sequence[Player]) -> None:
@@ -144,6 +179,8 @@ def _faults_of_arrays(
                 for key in player.optimizer.names:
                     form = (np.dtype(np.int64), ()) if key == "step" else (param.dtype, param.shape)
                     own[f"optimizers.{player.name}.{i}.{key}"] = form
+    for name, hook in _hooks(players).items():
+        own |= {key: (array.dtype, array.shape) for key, array in _arrays_of(name, hook).items()}
     faults = _faults_of_names(arrays, own)
     for name, (dtype, shape) in own.items():
         if name in arrays and (arrays[name].dtype, arrays[name].shape) != (dtype, shape):
