@@ -1010,3 +1010,12 @@ def test_other_processors_have_a_slower_switch(tmp_path: Path) -> None:
         "print(set(x.tolist()))"
     )
     assert python(program, XDG_CACHE_HOME=str(tmp_path)) == "{34}"
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    command = f"{sys.executable} -m minigan.kernels.emulator kernels/linear/linear.cu --report | head -1"
+    root = Path(__file__).parent.parent
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, shell=True, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("A request is one load or store of a warp.")
+    assert not done.stderr

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import math
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -188,4 +189,7 @@ def report(launch: Callable[[], None], kernels: list[str], block: int) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
