@@ -8,6 +8,9 @@ import numpy as np
 
 from .checks import Memory
 
+GUARD = 1 << 16
+"""Bytes around a copy that belong to nobody: further than a block reaches whose threads do not look at the end."""
+
 ALIGNMENT = 256
 """Bytes. Arrays on a GPU start at multiples of it; in check mode, so they do here."""
 
@@ -119,8 +122,8 @@ class Arguments:
 
     def _copy(self, first: int, size: int, arrays: list[np.ndarray]) -> int:
         """The address of a copy that has nothing behind it, as far from a multiple of ALIGNMENT as in its root."""
-        room = np.full(size + 4 * ALIGNMENT, 0xFF, np.uint8)
-        start = -room.ctypes.data % ALIGNMENT + ALIGNMENT + (first - _root(arrays[0])) % ALIGNMENT
+        room = np.empty(size + 2 * GUARD, np.uint8)
+        start = -room.ctypes.data % ALIGNMENT + GUARD // 2 + (first - _root(arrays[0])) % ALIGNMENT
         copy = room[start : start + size]
         ctypes.memmove(copy.ctypes.data, first, size)
         self._copies.append((first, copy, any(a.flags.writeable for a in arrays)))
