@@ -196,14 +196,18 @@ def updates_of_d(s: Settings, images: int) -> list[int]:
     return plan
 
 
+def connect(device: str) -> None:
+    """Ends the program with one sentence if the device cannot be used here."""
+    try:
+        minigan.kernels.connect(device)
+    except (ImportError, RuntimeError) as error:
+        sys.exit(f"{Path(__file__).name}: {error}")
+
+
 def main() -> int:
     s, args = arguments()
     if args.device != "cpu":
-        try:
-            minigan.kernels.connect(args.device)
-        except (ImportError, RuntimeError) as error:
-            print(f"{Path(__file__).name}: {error}", file=sys.stderr)
-            return 1
+        connect(args.device)
     elif minigan.kernels.first_run():
         print("The first step compiles the kernels, once: about half a minute.")
     if args.out:

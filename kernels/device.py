@@ -122,10 +122,19 @@ def own(values: Any, dtype: DTypeLike | None = None) -> Array:
     try:
         return np.array(values, dtype=dtype, order="C")
     except TypeError:
-        if not type(values).__module__.startswith("cupy"):
+        if not _is_cupys(values):
             raise
         connect("cuda")  # nobody has asked for the GPU by name yet
         return own(values, dtype)
+
+
+def is_array(values: Any) -> bool:
+    """Whether it is an array of NumPy, CuPy or the emulated device, or one of NumPy's scalars."""
+    return isinstance(values, (np.ndarray, np.generic)) or type(values) in DEVICES or _is_cupys(values)
+
+
+def _is_cupys(values: Any) -> bool:
+    return type(values).__module__.partition(".")[0] == "cupy"
 
 
 def as_array(values: Any) -> Array:

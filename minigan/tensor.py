@@ -41,7 +41,7 @@ class Tensor:
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: DTypeLike | None = None) -> None:
         data = values_of(data)
-        if dtype is None and not isinstance(data, (np.ndarray, np.generic)) and type(data) not in kernels.DEVICES:
+        if dtype is None and not kernels.is_array(data):
             data = np.asarray(data)
             if data.dtype.kind in "iuf":
                 dtype = np.float32

@@ -33,14 +33,12 @@ def run(way: dict[str, Any]) -> Iterator[None]:
 
 
 def send(value: Any) -> Any:
-    """The arrays in an argument, those of lists included, as arrays of the device, strides kept."""
+    """The arrays in an argument, those of lists included, as arrays of the device; what is transposed stays so."""
     if type(value) in (list, tuple):
         return type(value)(map(send, value))
     if isinstance(value, np.ndarray):
-        base = value
-        if value.ndim >= 2 and not value.flags.c_contiguous and value.T.flags.c_contiguous:
-            return kernels.move(np.ascontiguousarray(value.T), DEVICE).T
-        return kernels.move(base, DEVICE)
+        transposed = value.ndim >= 2 and not value.flags.c_contiguous and value.T.flags.c_contiguous
+        return kernels.move(value.T, DEVICE).T if transposed else kernels.move(value, DEVICE)
     return value
 
 

@@ -415,3 +415,18 @@ def test_weights_for_pytorch_and_back() -> None:
     from_torch(there, to_torch(here))
     for a, b in zip(to_torch(here).values(), to_torch(there).values(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(driver_version() is not None, reason="there is an NVIDIA driver")
+def test_an_array_of_cupys_asks_for_the_gpu() -> None:
+    """Before anybody has named the device; here, where there is none, in its sentence."""
+
+    class ndarray:  # noqa: N801
+        __module__ = "cupy"
+        dtype = np.dtype(np.float32)
+
+        def __array__(self, *_: Any, **__: Any) -> Any:
+            raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    with pytest.raises((ImportError, RuntimeError), match="the GPU is reached through CuPy|no NVIDIA driver here"):
+        mg.Tensor(ndarray())

@@ -203,7 +203,8 @@ def assign(array: Array, index: Any, value: Any) -> None:
         value = kernels.move(np.asarray(value, array.dtype), device)
     refuse_mixed_devices("item assignment", [x for x in (array, value) if hasattr(x, "ndim")])
     index = as_index(index, device)
-    kernels.take(array, index)  # a device does not look whether an index is inside
+    if device != "cpu":
+        kernels.take(array, index)  # raises for an index that is outside, at which a device does not look
     array[index] = kernels.operand(value)
 
 
