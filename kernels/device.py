@@ -37,7 +37,10 @@ DEVICES: dict[type, Device] = {}
 
 
 def connect(name: str) -> Device:
-    """The device "cuda" or "emulator". ImportError or RuntimeError: in one sentence why it cannot be used here."""
+    """The device "cuda" or "emulator". ImportError or RuntimeError: in one sentence why it cannot be used here.
+
+    ValueError for any other name.
+    """
     name = checked(name)
     for device in DEVICES.values():
         if device.name == name:
@@ -112,6 +115,11 @@ def to_host(values: Any) -> Any:
     """A copy of a device's array as NumPy's; anything else as it is."""
     device = DEVICES.get(type(values))
     return values if device is None else device.xp.asnumpy(values)
+
+
+def host_copy(array: Array) -> Array:
+    """A new NumPy array of the values: one copy, wherever they are."""
+    return to_host(array) if type(array) in DEVICES else array.copy()
 
 
 def own(values: Any, dtype: DTypeLike | None = None) -> Array:

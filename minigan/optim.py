@@ -54,7 +54,7 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """The learning rate, the step count and a NumPy copy of every state array."""
-        state = [{k: kernels.move(v.copy(), "cpu") for k, v in arrays.items()} for arrays in self.state]
+        state = [{k: kernels.host_copy(v) for k, v in arrays.items()} for arrays in self.state]
         return {"lr": self.lr, "steps": self.steps, "state": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 
 from .. import cuda
+from ..cuda import Array
 from ..reduce.cuda import THREADS, VARIANTS, Tiling, column_sums
-
-Array = Any
 
 SOURCE = cuda.Source(
     "activation/activation.cu",

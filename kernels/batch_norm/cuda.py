@@ -1,14 +1,11 @@
 """Batch normalisation on a GPU: two kernels for the statistics, one to apply them, three for the gradient."""
 
-from typing import Any
-
 import numpy as np
 
 from .. import cuda
 from ..activation.cuda import check
+from ..cuda import Array
 from ..reduce.cuda import VARIANTS, Tiling
-
-Array = Any
 
 SOURCE = cuda.Source(
     "batch_norm/batch_norm.cu",

@@ -4,14 +4,14 @@
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from .. import cuda
+from ..cuda import Array
 
-Array = Any
 Axis = int | tuple[int, ...] | None
 
 THREADS = 256

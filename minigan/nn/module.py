@@ -131,7 +131,7 @@ class Module:
 
     def state_dict(self) -> dict[str, Array]:
         """NumPy copies of all parameters and buffers by their dotted names."""
-        return {name: kernels.move(kernels.own(tensor.array), "cpu") for name, tensor in self._named_tensors()}
+        return {name: kernels.host_copy(tensor.array) for name, tensor in self._named_tensors()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copies the arrays of `state` into the parameters and buffers of the same names.
