@@ -27,7 +27,7 @@ from .device import (
     synchronize,
     to_host,
 )
-from .dispatch import KERNELS, Kernel, backend, first_run, use
+from .dispatch import KERNELS, Kernel, backend, first_run, threads, use
 from .prepared import Prepared
 
 # name, folder, compiled implementations beside reference.py
@@ -118,6 +118,7 @@ __all__ = [
     "read_only",
     "set_conv_algorithm",
     "synchronize",
+    "threads",
     "to_host",
     "use",
     *KERNELS,

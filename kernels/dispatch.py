@@ -181,6 +181,11 @@ def first_run() -> bool:
     return numba_available() and not any(Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nbi"))
 
 
+def threads() -> int:
+    """On how many threads kernels of the CPU run: NUMBA_NUM_THREADS, or one for each core."""
+    return int(importlib.import_module(f"{__package__}.jit").get_num_threads()) if numba_available() else 1
+
+
 _numba: bool | None = None
 
 

@@ -29,7 +29,7 @@ NO_SPILLS = "-v", "-Werror", "-warn-spills"
 """For ptxas, the last stage of the compiler: report what each kernel uses, and refuse to spill."""
 
 
-class CompilerNotFound(RuntimeError):  # noqa: N818 - what was not found, not what went wrong
+class CompilerNotFound(RuntimeError):
     """Neither NVRTC nor nvcc is installed, or no nvdisasm."""
 
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import kernels
-from .anomaly import calling_line, refuse_nan
+from .anomaly import Check, calling_line, refuse_nan
 from .mixing import as_tensors
 from .tensor import Array, Tensor, check_dtype
 
@@ -29,7 +29,7 @@ Targets = TypeVar("Targets", Tensor, Sequence[Tensor])
 
 class _Mode(threading.local):
     recording = True  # whether ops become part of a graph
-    anomaly = False  # whether every result is searched for NaN
+    anomaly: Check | None = None  # what looks at every result
     origin = ""  # inside a backward: the line of the program that called its forward
 
 
@@ -42,7 +42,7 @@ def is_recording() -> bool:
 
 
 @contextmanager
-def _switched(mode: str, on: bool) -> Iterator[None]:
+def _switched(mode: str, on: Any) -> Iterator[None]:
     previous = getattr(_mode, mode)
     setattr(_mode, mode, on)
     try:
@@ -56,12 +56,14 @@ def no_grad() -> Any:
     return _switched("recording", False)
 
 
-def detect_anomaly() -> Any:
+def detect_anomaly(check: Check = refuse_nan) -> Any:
     """Inside, the first NaN that an op or its backward produces raises FloatingPointError.
 
     The message names the op and the line of your program that called it. Slow: every result is searched.
+    check(array, op's name, "forward" or "backward", line) is called with each result; another one may look for other
+    things than NaN, or only take notes.
     """
-    return _switched("anomaly", True)
+    return _switched("anomaly", check)
 
 
 class Node:
@@ -131,7 +133,7 @@ class Function(Node):
         if _mode.anomaly:
             self.origin = _mode.origin or calling_line()
             if not _mode.origin:
-                refuse_nan(y, self.name, "forward", self.origin)
+                _mode.anomaly(y, self.name, "forward", self.origin)
         if _mode.recording:
             parents = tuple([t.node for t in tensors])
             if any(parents):
@@ -309,7 +311,7 @@ def _propagate(node: Function, g: Tensor, useful: set[Node], gradients: dict[Nod
         if gx.shape != parent.shape:
             raise RuntimeError(f"{node.name}: backward returned shape {gx.shape} for an input of shape {parent.shape}")
         if _mode.anomaly:
-            refuse_nan(gx.array, node.name, "backward", node.origin)
+            _mode.anomaly(gx.array, node.name, "backward", node.origin)
         gradients[parent] = gradients[parent] + gx if parent in gradients else gx
 
 

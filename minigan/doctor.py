@@ -4,7 +4,7 @@ Prints versions and devices, runs a kernel on each device and compares the resul
 that do not work. Ends with exit code 0 if there is a device that trains, else 1.
 """
 
-import importlib
+import json
 import os
 import platform
 import shutil
@@ -37,8 +37,12 @@ class Finding(NamedTuple):
     text: str
 
 
-def main() -> int:
-    """Prints everything and returns the exit code."""
+def main(as_json: bool = False) -> int:
+    """Prints everything, as text or as JSON, and returns the exit code."""
+    if as_json:
+        findings = [examine(name) for name in describers()]
+        print(json.dumps({"minigan": __version__, **dict(versions()), "devices": [f._asdict() for f in findings]}))
+        return 0 if any(finding.works for finding in findings) else 1
     print(f"minigan {__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}\n")
     for name, text in versions():
         print(f"  {name:<24}{text}")
@@ -91,7 +95,7 @@ def describers() -> dict[str, Callable[[], str]]:
 def _cpu() -> str:
     if not numba_available():
         return "NumPy's kernels, which are slow: pip install numba"
-    threads = importlib.import_module(f"{kernels.__name__}.jit").get_num_threads()
+    threads = kernels.threads()
     return f"Numba kernels on {threads} {'thread' if threads == 1 else 'threads'}"
 
 

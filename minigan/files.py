@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -15,6 +16,19 @@ def replace(path: Path, write: Callable[[str], object]) -> None:
     finally:
         if os.path.exists(part):
             os.unlink(part)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """An OSError inside names the file and what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        message = (
+            f"cannot write {path}: {reason}; what was written before is intact: make room, or choose another place"
+        )
+        raise OSError(message) from error
 
 
 def cache_folder() -> Path:

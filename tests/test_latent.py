@@ -1,11 +1,19 @@
-"""Walks between latent vectors."""
+"""Walks between latent vectors, and normal numbers without tails."""
+
+import re
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigan.gan import slerp
+from minigan.gan.latent import lerp, slerp, truncated, walks
 from minigan.random import Generator
+
+Array = Any
+
+# ---- walks ----------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(2, 100), st.integers(0, 5))
@@ -32,3 +40,95 @@ def test_vectors_on_one_line_are_joined_by_it() -> None:
     np.testing.assert_allclose(slerp(a, -a, t), [a, 0 * a, -a], atol=1e-6)
     np.testing.assert_allclose(slerp(a, 0 * a, t), [a, 0.5 * a, 0 * a], atol=1e-6)
     assert slerp(a, a[::-1], t).dtype == np.float32
+
+
+def test_a_straight_line() -> None:
+    a, b = np.array([1, 0], np.float32), np.array([0, 4], np.float32)
+    line = lerp(a, b, np.linspace(0, 1, 5, dtype=np.float32))
+    np.testing.assert_array_equal(line, [[1, 0], [0.75, 1], [0.5, 2], [0.25, 3], [0, 4]])
+    assert line.dtype == np.float32
+
+
+@pytest.mark.parametrize("path", [lerp, slerp])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_first_half_goes_to_the_second(path: Any, dtype: Any) -> None:
+    z = Generator(0, "latent").normal((6, 5), dtype)
+    points = walks(z, 4, path)
+    assert points.shape == (3, 4, 5)
+    assert points.dtype == dtype
+    t = np.linspace(0, 1, 4, dtype=dtype)
+    for i in range(3):
+        np.testing.assert_array_equal(points[i], path(z[i], z[3 + i], t))
+    if path is slerp:
+        np.testing.assert_array_equal(walks(z, 4), points)
+    np.testing.assert_allclose(points[:, [0, -1]], np.stack([z[:3], z[3:]], axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (0, 2), (4,)])
+def test_walks_need_pairs(shape: tuple[int, ...]) -> None:
+    text = f"walks: z must be (2 P, latent), a start and an end for each of P walks, not {shape}"
+    with pytest.raises(ValueError, match=rf"^{re.escape(text)}$"):
+        walks(np.zeros(shape), 4)
+
+
+def test_walks_have_two_ends() -> None:
+    assert walks(np.ones((2, 3)), 2, lerp).shape == (1, 2, 3)
+    text = "walks: steps must be at least 2, since both ends are among them, not 1"
+    with pytest.raises(ValueError, match=rf"^{text}$"):
+        walks(np.ones((2, 3)), 1, slerp)
+
+
+# ---- truncation -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.5, 2.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_none_is_beyond_the_threshold(threshold: float, dtype: Any) -> None:
+    z = truncated(Generator(0, "latent"), (64, 100), threshold, dtype)
+    assert z.shape == (64, 100)
+    assert z.dtype == dtype
+    assert 0.99 * threshold < abs(z).max() <= threshold
+    assert abs(z.mean()) < 0.02 * threshold
+
+
+@pytest.mark.parametrize(("threshold", "deviation"), [(0.5, 0.283784), (1.0, 0.539560), (2.0, 0.879626)])
+def test_the_rest_is_normal(threshold: float, deviation: float) -> None:
+    """The deviation of a normal number, given that it is inside: 1 - 2 a f(a) / (F(a) - F(-a)), the root of it."""
+    z = truncated(Generator(1, "latent"), 100_000, threshold)
+    np.testing.assert_allclose(z.std(dtype=np.float64), deviation, rtol=0.01)
+
+
+def test_what_is_inside_stays_at_every_threshold() -> None:
+    free = Generator(3, "latent").normal((50, 20))
+    before = free
+    for threshold in (10.0, 3.0, 2.0, 1.0, 0.5):
+        z = truncated(Generator(3, "latent"), (50, 20), threshold)
+        inside = abs(free) <= threshold
+        np.testing.assert_array_equal(z[inside], free[inside])
+        assert (z[~inside] != free[~inside]).all()
+        assert ((z != before) <= (abs(before) > threshold) | ~inside).all()
+        before = z
+    np.testing.assert_array_equal(truncated(Generator(3, "latent"), (50, 20), 10.0), free)
+
+
+def test_the_same_state_of_the_generator_gives_the_same_numbers() -> None:
+    generator = Generator(0, "latent")
+    generator.normal(7)
+    state = generator.state_dict()
+    first, second = (truncated(generator, (9, 4), 0.7) for _ in range(2))
+    assert (first != second).all()
+    generator.load_state_dict(state)
+    np.testing.assert_array_equal(truncated(generator, (9, 4), 0.7), first)
+    np.testing.assert_array_equal(truncated(generator, (9, 4), 0.7), second)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.0099, -1.0, float("inf"), float("nan")])
+def test_thresholds_that_make_no_sense(threshold: float) -> None:
+    text = (
+        f"truncated: threshold must be finite and at least 0.01, not {threshold}: of the numbers drawn for 0.01, 1 in "
+        "125 is inside, and for less hardly any"
+    )
+    generator = Generator(0, "latent")
+    with pytest.raises(ValueError, match=rf"^{re.escape(text)}$"):
+        truncated(generator, (2, 3), threshold)
+    assert generator.counter == 0

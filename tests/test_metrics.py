@@ -348,7 +348,7 @@ def test_classifier_disturbs_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     np.testing.assert_array_equal(train_classifier(*TRAIN, *TEST).features(TEST[0]), features)
 
 
-def test_classifier_shows_a_bar_unless_told_otherwise(
+def test_classifier_shows_its_progress_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(classifier_module, "MIN_STEPS", 2)
@@ -358,7 +358,7 @@ def test_classifier_shows_a_bar_unless_told_otherwise(
         train_classifier(images, labels, *TEST, progress=progress)
         shown = capsys.readouterr()
         assert not shown.out
-        assert ("classifier: 100%" in shown.err) == progress
+        assert ("4 of 4 steps of the classifier, " in shown.err) == progress
         if not progress:
             assert not shown.err
 

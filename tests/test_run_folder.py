@@ -78,16 +78,59 @@ def test_two_runs_that_start_at_once_get_two_folders(monkeypatch: pytest.MonkeyP
 def test_a_named_folder_is_made_with_its_parents() -> None:
     run = RunFolder("a/b/c", "dcgan")
     assert run.path == Path("a/b/c")
-    assert (run.path / "samples").is_dir()
+    assert run.path.is_dir()
 
 
-@pytest.mark.parametrize("what", ["an empty folder", "a file"])
-def test_an_existing_folder_is_refused(what: str) -> None:
+@pytest.mark.parametrize("what", ["a folder with a file", "a folder with a folder", "a file"])
+def test_what_exists_is_refused(what: str) -> None:
     path = Path("old")
-    path.mkdir() if what == "an empty folder" else path.write_text("text")
-    with pytest.raises(FileExistsError, match=r"^old exists already; a run needs a new folder: choose another --out$"):
+    if what == "a file":
+        path.write_text("text")
+    else:
+        path.mkdir()
+        (path / "a").mkdir() if what == "a folder with a folder" else (path / "a").write_text("text")
+    before = files(Path("."))
+    with pytest.raises(FileExistsError, match=r"^old exists already; a run needs a new folder: choose another name$"):
         RunFolder(path, "dcgan")
-    assert files(Path(".")) == ([] if what == "an empty folder" else ["old"])
+    assert files(Path(".")) == before
+
+
+def test_an_empty_folder_is_as_good_as_a_new_one() -> None:
+    """A run that was killed before its first file leaves one."""
+    Path("empty").mkdir()
+    with RunFolder("empty", "dcgan") as run:
+        run.write_json("config.json", {})
+    assert files(Path(".")) == ["empty/config.json"]
+
+
+def test_a_folder_has_one_user_at_a_time() -> None:
+    with RunFolder("run", "dcgan") as run:
+        run.write_json("config.json", {})
+        with pytest.raises(BlockingIOError, match=r"^run is in use by another process; wait for its end, or stop it$"):
+            RunFolder.open("run")
+    with RunFolder.open("run") as run:
+        run.log({"step": 1})
+    RunFolder.open("run").close()
+
+
+def test_rewinding_takes_back_what_came_after_a_step() -> None:
+    with RunFolder("run", "dcgan") as run:
+        run.rewind(0)
+        assert files(run.path) == []
+        for step in range(1, 6):
+            run.log({"step": step, "d_loss": 0.1 * step})
+        run.write_json("metrics.json", {"step": 5})
+        log = run.path / "metrics.jsonl"
+        with open(log, "ab") as file:
+            file.write(b'{"step": 6, "d_lo')
+        run.rewind(3)
+        assert files(run.path) == ["metrics.jsonl"]
+        assert log.read_text() == "".join(f"{json.dumps({'step': s, 'd_loss': 0.1 * s})}\n" for s in (1, 2, 3))
+        before = log.stat().st_mtime_ns
+        run.rewind(3)
+        assert log.stat().st_mtime_ns == before  # nothing to do
+        run.log({"step": 4})
+        assert [row["step"] for row in run.rows()] == [1, 2, 3, 4]
 
 
 # ---- what is in it --------------------------------------------------------------------------------------------------

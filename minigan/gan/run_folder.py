@@ -5,39 +5,66 @@ metrics.jsonl         one line a step
 samples/step_*.png    8x8 images of the same 64 latent vectors
 interpolation.png     walks from one latent vector to another, 10 images a row
 losses.png            what metrics.jsonl says, as curves
-metrics.json          what the result was measured to be
+metrics.json          what the result was measured to be; there when the run is complete
 weights.safetensors   keys G.* and D.*
+checkpoints/          what the run goes on from (checkpoint.py)
 """
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..files import replace
+from ..files import named, replace
 from ..nn import Module
 from ..tensor import Array
+from .pictures import save_grid
+from .records import read_rows
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 class RunFolder:
-    """Creates `path`; without one the next free `runs/<name>-0001`. FileExistsError if `path` exists."""
+    """Creates `path`; without one the next free `runs/<name>-0001`. FileExistsError if there is something in `path`.
+
+    One process at a time: BlockingIOError if another one has the folder. Close it, or use it as a context manager.
+    """
 
     def __init__(self, path: str | Path | None, name: str) -> None:
         if path is None:
-            self.path = _next_free(Path("runs"), name)
+            self.path = next_free(Path("runs"), name)
         else:
             self.path = Path(path)
             check_new(self.path)
-            with _named(self.path):
-                self.path.mkdir(parents=True)
-        with _named(self.path):
-            (self.path / "samples").mkdir()
+            with named(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
         self._metrics: TextIO | None = None
+        self._lock = _locked(self.path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """One that is there."""
+        folder = cls.__new__(cls)
+        folder.path, folder._metrics = Path(path), None
+        folder._lock = _locked(folder.path)
+        return folder
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+        self.close()
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """config.json or metrics.json."""
@@ -47,14 +74,14 @@ class RunFolder:
     def write(self, name: str, write: Callable[[str], object]) -> Path:
         """The file `name`, by write(temporary name): whole or not at all. An OSError says which file it was."""
         path = self.path / name
-        with _named(path):
+        with named(path):
             replace(path, write)
         return path
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Appends one line to metrics.jsonl, complete on disk before the next step."""
         path = self.path / "metrics.jsonl"
-        with _named(path):
+        with named(path):
             if self._metrics is None:
                 self._metrics = open(path, "a")  # noqa: SIM115 - closed by close()
             self._metrics.write(json.dumps(row) + "\n")
@@ -64,28 +91,51 @@ class RunFolder:
         """Closes metrics.jsonl."""
         file, self._metrics = self._metrics, None
         if file is not None:
-            with _named(self.path / "metrics.jsonl"):
+            with named(self.path / "metrics.jsonl"):
                 file.close()
 
+    def flush(self) -> None:
+        """Puts metrics.jsonl on the disk, where a checkpoint of its last step is about to be."""
+        if self._metrics is not None:
+            with named(self.path / "metrics.jsonl"):
+                os.fsync(self._metrics.fileno())
+
+    def rewind(self, step: int) -> None:
+        """Takes back what was logged after `step`, and what a kill has torn; metrics.json with it."""
+        self.close()
+        path = self.path / "metrics.jsonl"
+        rows, kept = self.rows(), b""
+        if path.exists():
+            kept = "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step).encode()
+            if kept != path.read_bytes():
+                self.write("metrics.jsonl", lambda file: Path(file).write_bytes(kept))
+        with named(self.path / "metrics.json"):
+            (self.path / "metrics.json").unlink(missing_ok=True)
+
     def rows(self) -> list[dict[str, Any]]:
-        """metrics.jsonl, read back."""
-        file = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        """The good rows of metrics.jsonl."""
+        return read_rows(self.path / "metrics.jsonl")[0]
 
     def save_samples(self, step: int, images: Array) -> Path:
         """samples/step_000100.png from images (N, H, W, C) in [-1, 1]."""
-        return self.write(f"samples/step_{step:06d}.png", lambda file: save_grid(file, images))
+        path = self.path / f"samples/step_{step:06d}.png"
+        with named(path):
+            path.parent.mkdir(exist_ok=True)
+        save_grid(path, images)
+        return path
 
     def save_interpolation(self, images: Array) -> Path:
         """interpolation.png from images (10 rows, H, W, C) in [-1, 1]."""
-        return self.write("interpolation.png", lambda file: save_grid(file, images, columns=10))
+        path = self.path / "interpolation.png"
+        save_grid(path, images, columns=10)
+        return path
 
     def save_weights(self, **nets: Module) -> Path:
         """weights.safetensors: the state of each net under its name and a dot."""
         from safetensors.numpy import save
 
         arrays = {
-            f"{name}.{key}": np.ascontiguousarray(array)  # safetensors writes the wrong bytes of any other layout
+            f"{name}.{key}": np.asarray(array, order="C")  # safetensors writes the wrong bytes of any other layout
             for name, net in nets.items()
             for key, array in net.state_dict().items()
         }
@@ -116,20 +166,6 @@ class RunFolder:
         return self.write("losses.png", lambda file: figure.savefig(file, dpi=110, format="png"))
 
 
-def save_grid(path: str | Path, images: Array, columns: int = 8) -> None:
-    """A PNG of images (N, H, W, C) in [-1, 1], one pixel apart, row by row."""
-    from matplotlib.image import imsave
-
-    N, H, W, C = images.shape
-    rows = -(-N // columns)
-    sheet = np.full((rows * (H + 1) + 1, columns * (W + 1) + 1, C), 0.5)
-    for i, image in enumerate(images):
-        top, left = i // columns * (H + 1) + 1, i % columns * (W + 1) + 1
-        sheet[top : top + H, left : left + W] = (image + 1) / 2
-    pixels = np.repeat(np.rint(255 * np.clip(sheet, 0, 1)).astype(np.uint8), 3 // C, axis=2)  # grey as RGB
-    imsave(path, pixels, format="png")
-
-
 def running_mean(values: ArrayLike) -> Array:
     """Over about a fiftieth of the curve, fewer steps at both ends."""
     values = np.asarray(values)
@@ -158,13 +194,35 @@ SHARES = ("mean sigmoid(D)", "weights at the clip")
 
 def check_new(path: Path) -> None:
     """FileExistsError if a run is there, or anything else."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
     if path.exists():
-        raise FileExistsError(f"{path} exists already; a run needs a new folder: choose another --out")
+        raise FileExistsError(f"{path} exists already; a run needs a new folder: choose another name")
 
 
-def _next_free(parent: Path, name: str) -> Path:
+def _locked(path: Path) -> int | None:
+    """A descriptor of the folder that keeps other processes out until it is closed, kill -9 included.
+
+    None where the system or its network disk has no such locks.
+    """
+    if fcntl is None:
+        return None
+    with named(path):
+        descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise BlockingIOError(f"{path} is in use by another process; wait for its end, or stop it") from error
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def next_free(parent: Path, name: str) -> Path:
     """Makes parent/name-0001, or the next number; two runs that start at once get two folders."""
-    with _named(parent):
+    with named(parent):
         parent.mkdir(parents=True, exist_ok=True)
     taken = [int(m[1]) for p in parent.iterdir() if (m := re.fullmatch(rf"{re.escape(name)}-(\d+)", p.name))]
     number = max(taken, default=0) + 1
@@ -176,17 +234,4 @@ def _next_free(parent: Path, name: str) -> Path:
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise OSError(f"cannot write {path}: {error.strerror}; choose another --out") from error
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """An OSError inside names the file and what to do."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        message = (
-            f"cannot write {path}: {reason}; what was written before is intact: make room, or choose another --out"
-        )
-        raise OSError(message) from error
+            raise OSError(f"cannot write {path}: {error.strerror}; choose another name") from error

@@ -109,6 +109,12 @@ def _hooks(players: Sequence[Player]) -> dict[str, Any]:
     return {name: hook for name, hook in every.items() if hasattr(hook, "state_dict")}
 
 
+def name_of_hook(players: Sequence[Player], hook: Any) -> str:
+    """Under which name its arrays are found."""
+    (name,) = (name for name, other in _hooks(players).items() if other is hook)
+    return name
+
+
 def _is_state(value: Any) -> bool:
     """Whether part of a hook's state is a state dict of arrays; all else in it is JSON."""
     return isinstance(value, Mapping)

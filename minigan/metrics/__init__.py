@@ -7,7 +7,7 @@ from .classifier import Classifier, train_classifier
 from .frechet import fid, frechet_distance
 from .mixtures import mixture_score
 from .neighbours import nearest
-from .report import describe, evaluate
+from .report import describe, evaluate, own_fid
 from .wasserstein import dual_bound, exact_w1
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "frechet_distance",
     "mixture_score",
     "nearest",
+    "own_fid",
     "train_classifier",
 ]

@@ -8,6 +8,7 @@ wait for each other.
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from tqdm import tqdm
 
 from .._version import __version__
 from ..autograd import no_grad
@@ -24,6 +24,7 @@ from ..files import cache_folder, keep
 from ..nn import BatchNorm2d, Conv2d, Flatten, Module, ReLU, Sequential, init
 from ..ops import cross_entropy
 from ..optim import Adam
+from ..progress import Progress
 from ..random import Generator, stream
 from ..tensor import Tensor
 
@@ -115,7 +116,7 @@ def train_classifier(
     """Trained on `images` uint8 (N, H, W, C) and `labels`, integers (N,) in 0 .. 255; `.accuracy` is on the test set.
 
     A seed fixes the result on one machine and number of threads. It is kept in the cache folder under a hash of this
-    file, of minigan's version, of the seed and of the training data; a damaged file is replaced. `progress` shows a bar
+    file, of minigan's version, of the seed and of the training data; a damaged file is replaced. `progress` shows one
     on stderr while it trains.
     ValueError if there are fewer than 2 images or 2 classes, or images and labels do not fit each other.
     """
@@ -156,15 +157,19 @@ def _train(classifier: Classifier, images: Array, labels: Array, generator: Gene
     steps = max(len(images) // batch * EPOCHS, MIN_STEPS)
     optimizer = Adam(classifier.parameters(), LR)
     order = np.zeros(0, np.int64)
-    for step in tqdm(range(steps), "classifier", unit="step", dynamic_ncols=True, disable=not progress):
-        if len(order) < batch:
-            order = generator.permutation(len(images))
-        rows, order = order[:batch], order[batch:]
-        optimizer.lr = LR * (1 - step / steps)
-        optimizer.zero_grad()
-        x = _moved(pixels(images[rows], SIZE), generator)
-        cross_entropy(classifier(Tensor.of(x)), labels[rows]).backward()
-        optimizer.step()
+    with Progress(steps, "step of the classifier") if progress else nullcontext() as bar:
+        for step in range(steps):
+            if len(order) < batch:
+                order = generator.permutation(len(images))
+            rows, order = order[:batch], order[batch:]
+            optimizer.lr = LR * (1 - step / steps)
+            optimizer.zero_grad()
+            x = _moved(pixels(images[rows], SIZE), generator)
+            loss = cross_entropy(classifier(Tensor.of(x)), labels[rows])
+            loss.backward()
+            optimizer.step()
+            if bar is not None:
+                bar.advance(1, f"loss {loss.item():.3f}")
 
 
 def _moved(x: Array, generator: Generator) -> Array:

@@ -1,0 +1,20 @@
+"""The GAN of the minimax game itself, whose generator's gradient vanishes where D is sure (Goodfellow et al. 2014,
+equation 1)."""
+
+from ..objectives import MINIMAX
+from . import gan, recipe
+
+
+def build(s: gan.Settings, channels: int) -> recipe.Parts:
+    """`gan`, but for G's loss."""
+    return gan.build(s, channels, MINIMAX)
+
+
+RECIPE = recipe.Recipe(
+    "minimax",
+    "DCGAN with the loss of the minimax game, which saturates",
+    "Goodfellow et al. 2014, equation 1",
+    gan.Settings,
+    build,
+    gan.RECIPE.presets,
+)

@@ -1,0 +1,307 @@
+"""A run: a recipe, its settings and its data, in a folder from which it goes on to the bit.
+
+    run = Run.start(Training(RECIPES["gan"], settings, load("drawn")))
+    run.train()                                      # to the end, or to a signal
+    Run.resume(Record.read(run.folder.path)).train()  # whatever has happened to the first one
+
+A checkpoint holds all that a step depends on (state.py), so a run may die at any moment: what it did after its last
+checkpoint is done again, and comes out the same.
+"""
+
+import hashlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from .._version import __version__
+from ..checkpoint import CheckpointError, Checkpoints
+from ..data import DataSet, batches
+from ..metrics import own_fid, train_classifier
+from ..nn import Module
+from ..options import to_json
+from ..random import Generator
+from ..tensor import Array
+from .guard import blame, not_finite
+from .latent import slerp, walks
+from .recipes import Recipe, Settings
+from .recipes.recipe import FREE, add_hooks, images_of_steps
+from .records import FORMAT, Record
+from .run_folder import RunFolder
+from .sampling import FAKES, SHOWN, generate, latent_vectors
+from .state import restore, training_state
+from .train import Game, Logs, NotFiniteError, train
+
+PIPE = 13
+"""SIGPIPE, where a system has it: nobody reads any more what the run says."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop. The step was finished, and saved; whoever resumes loses nothing."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("its output was closed" if number == PIPE else signal.Signals(number).name)
+        self.number = number
+
+
+class Training:
+    """What a recipe makes of settings and data: nets, players and everything they draw from, before the first step.
+
+    ValueError for settings and data that do not fit together.
+    """
+
+    def __init__(self, recipe: Recipe, settings: Settings, data: DataSet) -> None:
+        s = settings
+        self.recipe, self.settings, self.data = recipe, s, data
+        self.real = batches(data.images, s.batch_size, Generator(s.seed, "data"), s.image_size)
+        self.parts = recipe.build(s, data.images.shape[3])
+        self.images = images_of_steps(s, self.parts.players, len(data.images))  # that D sees in each step
+        self.steps = len(self.images)
+        self.average = add_hooks(s, self.parts, self.steps)
+        latent = Generator(s.seed, "latent")
+        self.game = Game(self.real, latent, s.latent, s.batch_size, s.device)
+        self.generators = {"latent": latent, **self.parts.generators}
+        self.trained_on = description(data)
+        if s.evaluate_every is not None and (
+            data.labels is None or data.test_images is None or data.test_labels is None
+        ):
+            raise ValueError(
+                f"evaluate_every={s.evaluate_every} needs images with labels and a test set, which {data.name} does "
+                "not have; leave it out"
+            )
+
+    @property
+    def sampler(self) -> Module:
+        """Who makes the samples: G, or its average."""
+        return self.parts.nets["G"] if self.average is None else self.average.net
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with to be one of this training."""
+        fixed = {key: value for key, value in to_json(self.settings).items() if key not in FREE}
+        return {"recipe": self.recipe.name, "settings": fixed, "trained_on": self.trained_on["sha256"]}
+
+    def generate(self, z: Array) -> Array:
+        """Images (N, H, W, C) in [-1, 1] of latent vectors (N, latent)."""
+        return generate(self.sampler, z, self.settings.device)
+
+    def state(self, **extra: Any) -> tuple[dict[str, Array], dict[str, Any]]:
+        """(arrays, JSON): see state.py."""
+        return training_state(self.parts.nets, self.parts.players, self.generators, self.real, extra)
+
+    def restore(self, arrays: dict[str, Array], state: dict[str, Any]) -> dict[str, Any]:
+        """Goes to where `state` was called; returns its `extra`."""
+        return restore(arrays, state, self.parts.nets, self.parts.players, self.generators, self.real)
+
+
+class Run:
+    """A training and its folder: `step` steps are done, in `seconds`; D has seen `seen` images."""
+
+    def __init__(self, training: Training, folder: RunFolder) -> None:
+        self.training, self.folder = training, folder
+        self.checkpoints = Checkpoints(folder.path / "checkpoints", training.settings.keep)
+        self.step, self.seen, self.seconds = 0, 0, 0.0
+        self._z_shown = latent_vectors(training.settings, "samples", SHOWN)
+
+    @classmethod
+    def start(cls, training: Training) -> "Run":
+        """In a new folder, with a checkpoint of step 0. OSError if there is such a folder, or it cannot be written."""
+        run = cls(training, RunFolder(training.settings.out, training.recipe.name))
+        run._write_config()
+        run.save()
+        return run
+
+    @classmethod
+    def resume(cls, training: Training, folder: RunFolder) -> "Run":
+        """Where the last checkpoint of the folder stands that loads; a RuntimeWarning names those that do not.
+
+        CheckpointError if none does, or if it is of another training: of other settings or other data.
+        """
+        run = cls(training, folder)
+        try:
+            run.step, arrays, state = run.checkpoints.latest()
+        except CheckpointError:
+            if run.checkpoints.steps():
+                raise
+            run.save()  # it died before the first one
+        else:
+            extra = state.get("extra", {})
+            refuse_other_training(str(run.checkpoints.path(run.step)), extra, training.identity)
+            try:
+                training.restore(arrays, state)
+            except (KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(f"{run.checkpoints.path(run.step)}: {error}") from error
+            run.seen, run.seconds = extra["seen"], extra["seconds"]
+        folder.rewind(run.step)
+        run._write_config()
+        return run
+
+    def _write_config(self) -> None:
+        training = self.training
+        settings = replace(training.settings, out=str(self.folder.path))
+        config = {
+            "format": FORMAT,
+            "recipe": training.recipe.name,
+            "settings": to_json(settings),
+            "steps": training.steps,
+            "trained_on": training.trained_on,
+            "minigan": __version__,
+            "threads": kernels.threads(),
+        }
+        self.folder.write_json("config.json", config)
+
+    def save(self, score: float | None = None) -> None:
+        """A checkpoint of this step. NotFiniteError if the state is not worth keeping."""
+        state = self.training.state(seen=self.seen, seconds=self.seconds, **self.training.identity)
+        if fault := not_finite(state[0]):
+            raise NotFiniteError(f"step {self.step}: {fault}")
+        self.folder.flush()  # the log must not lag behind the checkpoint
+        self.checkpoints.save(self.step, *state, score)
+
+    def train(self, report: Callable[[int, Logs], None] = lambda images, logs: None) -> None:
+        """All steps that are still to do; `report` gets the number of images that D saw in a step, and its logs.
+
+        Stopped, by SIGINT, SIGTERM or SIGHUP, and by a `report` whose pipe is closed: after the step and a checkpoint.
+        A second signal is a KeyboardInterrupt at once. NotFiniteError names the op; the last good state is saved.
+        OSError if something cannot be written: what was written before is intact.
+        """
+        training, s = self.training, self.training.settings
+        began, saved = time.monotonic() - self.seconds, time.monotonic()
+        first = under_way = self.step + 1
+
+        def after_step(step: int, logs: Logs) -> None:
+            nonlocal saved, under_way
+            images = training.images[step - 1]
+            self.step, self.seen = step, self.seen + images
+            last = step == training.steps
+            if s.evaluate_every is not None and step % s.evaluate_every == 0:
+                logs = {**logs, "fid": self._fid()}
+            self.seconds = time.monotonic() - began
+            self.folder.log({"step": step, "images": self.seen, "seconds": self.seconds, **logs})
+            try:
+                report(images, logs)
+            except BrokenPipeError:
+                asked.append(PIPE)
+            if step % s.sample_every == 0 or last or asked:
+                self.folder.save_samples(step, self._checked(training.generate(self._z_shown)))
+            if "fid" in logs or last or asked or time.monotonic() - saved >= s.checkpoint_seconds:
+                self.save(logs.get("fid"))
+                saved = time.monotonic()
+            if asked:
+                raise Stopped(asked[0])
+            under_way = step + 1
+
+        with signals_noted() as asked:
+            try:
+                train(training.game, training.parts.players, training.steps, [after_step], first)
+            except NotFiniteError as error:
+                raise self._blamed(error, under_way) from error
+            finally:
+                self.folder.close()
+
+    def _checked(self, images: Array) -> Array:
+        if not np.isfinite(images).all():
+            raise NotFiniteError(f"step {self.step}: G makes images that are not finite")
+        return images
+
+    def _fid(self) -> float:
+        """Of the samples as they are now."""
+        data = self.training.data
+        assert data.labels is not None and data.test_images is not None and data.test_labels is not None  # noqa: PT018
+        classifier = train_classifier(data.images, data.labels, data.test_images, data.test_labels)
+        fakes = self._checked(self.training.generate(latent_vectors(self.training.settings, "evaluation", FAKES)))
+        return own_fid(fakes, data.images, classifier)
+
+    def _blamed(self, error: NotFiniteError, seen: int) -> NotFiniteError:
+        """Goes back to the last checkpoint and does its steps again, watching every op; saves the last good state."""
+        training = self.training
+        good, arrays, state = self.checkpoints.latest()
+        training.restore(arrays, state)
+        parts = training.parts
+        found = blame(training.game, parts.players, parts.nets, training.state, good, seen)
+        self.step, self.seen = found.good, sum(training.images[: found.good])
+        extra = {"seen": self.seen, "seconds": self.seconds, **training.identity}
+        arrays, state = found.state
+        training.restore(arrays, {**state, "extra": extra})
+        self.save()
+        return NotFiniteError(found.text if found.step is not None else f"{error}; {found.text}")
+
+    def write_results(self) -> None:
+        """weights.safetensors, losses.png, samples of this step and, at the end of the run, interpolation.png."""
+        training = self.training
+        average = {} if training.average is None else {"G_average": training.average.net}
+        self.folder.save_weights(**training.parts.nets, **average)
+        if not self.step:
+            return
+        self.folder.plot_losses()
+        self.folder.save_samples(self.step, training.generate(self._z_shown))
+        if self.step == training.steps:
+            z = walks(self._z_shown[:16], 10, slerp)
+            self.folder.save_interpolation(training.generate(z.reshape(-1, z.shape[-1])))
+
+
+def refuse_other_training(where: str, found: Any, own: dict[str, Any]) -> None:
+    """CheckpointError that names what a checkpoint's `identity` has otherwise."""
+    faults = [
+        f"{key} is {found.get(key)!r} there, {value!r} here"
+        for key, value in own.items()
+        if key != "settings" and found.get(key) != value
+    ]
+    settings = found.get("settings", {})
+    faults += [
+        f"{key}={settings.get(key)!r} there, {value!r} here"
+        for key, value in own["settings"].items()
+        if settings.get(key) != value
+    ]
+    if faults:
+        raise CheckpointError(f"{where} is of another training: {'; '.join(faults)}")
+
+
+@contextmanager
+def signals_noted() -> Iterator[list[int]]:
+    """The signals that came and ask to stop, for the block to look at. A second one is a KeyboardInterrupt."""
+    noted: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # only there signals can be taken
+        yield noted
+        return
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def description(data: DataSet) -> dict[str, Any]:
+    """What config.json says of the images; sha256 is of shape and pixels."""
+    digest = hashlib.sha256(repr(data.images.shape).encode())
+    digest.update(np.ascontiguousarray(data.images).data)
+    return {"name": data.name, "shape": list(data.images.shape), "sha256": digest.hexdigest()}
+
+
+def refuse_other_images(record: Record, data: DataSet) -> None:
+    """ValueError if a run was trained on others."""
+    here = description(data)
+    if here["sha256"] != record.trained_on["sha256"]:
+        raise ValueError(
+            f"{record.path} was trained on other images: on {_in_words(record.trained_on)}, but here are "
+            f"{_in_words(here)}; name the right ones by data="
+        )
+
+
+def _in_words(trained_on: dict[str, Any]) -> str:
+    N, H, W, C = trained_on["shape"]
+    return f"{N:,} of {trained_on['name']}, {H}x{W}x{C}, SHA-256 {trained_on['sha256'][:8]}"

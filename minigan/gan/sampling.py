@@ -1,0 +1,88 @@
+"""Samples of a generator that is being trained, or of a run's checkpoint."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..autograd import no_grad
+from ..checkpoint import CheckpointError, Checkpoints, load
+from ..nn import Module
+from ..options import from_json, to_json
+from ..random import Generator
+from ..tensor import Array, Tensor
+from .recipes import RECIPES, Recipe, Settings
+from .recipes.recipe import add_hooks
+from .records import Record, RecordError
+from .state import name_of_hook
+
+AT_ONCE = 250  # images
+SHOWN = 64
+"""How many sample pictures show, of the same latent vectors throughout a run."""
+
+FAKES = 10_000
+"""How many samples are measured."""
+
+
+def generate(net: Module, z: Array, device: str = "cpu") -> Array:
+    """Images (N, H, W, C) in [-1, 1] of latent vectors (N, latent), in eval mode; the net keeps its own mode."""
+    training = net.training
+    net.eval()
+    try:
+        with no_grad():
+            parts = [
+                net(Tensor.of(kernels.move(z[i : i + AT_ONCE], device))).to("cpu").array
+                for i in range(0, len(z), AT_ONCE)
+            ]
+    finally:
+        net.train(training)
+    return np.concatenate(parts)
+
+
+def latent_vectors(s: Settings, stream: str, count: int) -> Array:
+    """(count, latent), the same for the same run and the same name of a stream."""
+    z: Array = Generator(s.seed, stream).normal((count, s.latent))
+    return z
+
+
+def recipe_of(record: Record) -> tuple[Recipe, Settings]:
+    """What a run trains. RecordError if this minigan has no such recipe, or the recipe no such settings."""
+    where = f"{record.path / 'config.json'}"
+    if record.recipe not in RECIPES:
+        raise RecordError(f"{where}: there is no recipe {record.recipe!r} here, only {', '.join(RECIPES)}")
+    recipe = RECIPES[record.recipe]
+    defaults = to_json(recipe.settings())  # a run of an older minigan does not know the newest settings
+    return recipe, from_json(recipe.settings, {**defaults, **record.settings}, where)
+
+
+def trained_generator(record: Record, checkpoint: str = "latest", device: str = "cpu") -> tuple[int, Module]:
+    """(step, the net that made the run's samples then) of a run's checkpoint: "latest", "best" or a step.
+
+    CheckpointError if there is none, or it is damaged or of another run.
+    """
+    recipe, settings = recipe_of(record)
+    step, arrays, _ = _read(Checkpoints(record.path / "checkpoints"), checkpoint)
+    parts = recipe.build(replace(settings, device=device), record.trained_on["shape"][3])
+    average = add_hooks(settings, parts, record.steps)
+    net, prefix = parts.nets["G"], "nets.G."
+    if average is not None:
+        net, prefix = average.net, f"hooks.{name_of_hook(parts.players, average)}.net."
+    try:
+        net.load_state_dict({key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)})
+    except ValueError as error:
+        raise CheckpointError(f"the checkpoint of step {step} in {record.path} is of another run: {error}") from error
+    return step, net
+
+
+def _read(checkpoints: Checkpoints, which: str) -> tuple[int, dict[str, Array], dict[str, Any]]:
+    if which == "latest":
+        return checkpoints.latest()
+    steps = checkpoints.steps()
+    step = checkpoints.best() if which == "best" else int(which) if which.isdecimal() else None
+    if step is None and which == "best" and steps:
+        raise CheckpointError(f"no checkpoint in {checkpoints.folder} was evaluated (evaluate_every=); take the latest")
+    if step is None or step not in steps:
+        listed = ", ".join(map(str, steps)) or "none"
+        raise CheckpointError(f"there is no checkpoint {which!r} in {checkpoints.folder}; there are those of {listed}")
+    return (step, *load(checkpoints.path(step)))

@@ -1,0 +1,285 @@
+"""report.html: strict HTML that needs nothing but itself, and says what the run's files say."""
+
+import itertools
+import json
+import os
+import re
+import shutil
+from base64 import b64decode
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from minigan.gan.records import Record, RecordError
+from minigan.gan.report import evenly, page, write_report
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+CONFIG: dict[str, Any] = {
+    "format": 1,
+    "recipe": "wgan-gp",
+    "settings": {"steps": 300, "epochs": None, "lr": 2e-4, "data": "drawn", "device": "cpu"},
+    "steps": 300,
+    "trained_on": {"name": "drawn digits", "shape": [70000, 28, 28, 1], "sha256": "ab" * 32},
+    "minigan": "0.1.0",
+    "threads": 2,
+}
+METRICS: dict[str, Any] = {
+    "step": 300,
+    "images": 96000,
+    "seconds": 4000.0,
+    "n": 10000,
+    "fid": 5.0961,
+    "fid_floor": 0.041,
+    "predicted_histogram": [1000] * 8 + [1900, 100],
+    "classes_present": 10,
+    "nearest_ratio": 1.359,
+}
+
+
+class Page(HTMLParser):
+    """Reads HTML, and fails where a browser would have to guess."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.style = ""
+        assert text.startswith("<!DOCTYPE html>\n<html lang=")
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        assert len(set(names)) == len(names), f"<{tag}> has an attribute twice"
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "style":
+            self.style += data
+        else:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def check(text: str) -> Page:
+    """The page, after all that must hold of it whatever the run is."""
+    page = Page(text)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    for tag, attributes in page.elements:
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form")
+        assert not [name for name in attributes if name.startswith("on") or name in ("srcset", "action", "poster")]
+        for name in ("src", "href"):
+            if name in attributes:
+                assert attributes[name].startswith("data:image/png;base64,") or attributes[name][1:] in ids
+    assert not re.search(r"https?:|url\(|@import", page.style)
+    assert [tag for tag, _ in page.elements].count("h1") == 1
+    assert all(image["alt"] and int(image["width"]) and int(image["height"]) for image in page.all("img"))
+    assert "prefers-color-scheme: dark" in page.style
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all("meta")
+    return page
+
+
+def pictures(page: Page) -> list[tuple[int, int]]:
+    """Their sizes, as they are inside and as the page says."""
+    sizes = []
+    for image in page.all("img"):
+        with Image.open(BytesIO(b64decode(image["src"].partition(",")[2], validate=True))) as inside:
+            inside.load()
+            assert inside.size == (int(image["width"]), int(image["height"]))
+            sizes.append(inside.size)
+    return sizes
+
+
+def draw(path: Path, width: int) -> None:
+    path.parent.mkdir(exist_ok=True)
+    Image.new("L", (width, 5), width % 256).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run with everything. The pictures differ in width: the step's number, 2000 and 3000."""
+    folder = tmp_path / "wgan-gp-0001"
+    folder.mkdir()
+    write(folder, "config.json", CONFIG)
+    write(folder, "metrics.json", METRICS)
+    rows = [
+        {"step": i, "images": 320 * i, "seconds": i / 2, "d_loss": 0.1, "w_estimate": 9 - i / 50} for i in range(1, 301)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for step in range(20, 301, 20):
+        draw(folder / "samples" / f"step_{step:06d}.png", step)
+    draw(folder / "interpolation.png", 2000)
+    draw(folder / "losses.png", 3000)
+    return folder
+
+
+def write(folder: Path, name: str, values: Any) -> None:
+    (folder / name).write_text(json.dumps(values))
+
+
+def read(folder: Path) -> Page:
+    return check(page(Record.read(folder)))
+
+
+def test_a_whole_run(folder: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    path = write_report(Record.read(folder))
+    assert path == folder / "report.html"
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p != path} == before
+    page = check(path.read_text(encoding="utf-8"))
+    assert [width for width, _ in pictures(page)] == [300, 20, 60, 100, 140, 180, 220, 260, 2000, 3000]
+    sections = ["run", "results", "samples", "interpolation", "curves", "settings"]
+    assert [section["id"] for section in page.all("section")] == sections
+    assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in sections]
+    assert page.all("img")[0]["alt"] == "Generated samples after step 300"
+    for text in (
+        "wgan-gp on drawn digits: complete", "300 of 300", "96,000", "67 min", "Images a second, median640",
+        "drawn digits: 70,000 images, 28x28, grey", "minigan 0.1.0, 2 threads", "5.10",
+        "floor 0.04: what 10,000 test images get", "10 of 10", "1.0%", "10.0% if all were equal", "19.0%", "1.36",
+        "3.15", "8.83 at its highest", "lr0.0002", "epochsnone",
+    ):  # fmt: skip
+        assert text in page.text, text
+    assert "Damaged" not in page.text
+
+
+def test_the_same_files_give_the_same_bytes(folder: Path) -> None:
+    first = write_report(Record.read(folder)).read_bytes()
+    assert write_report(Record.read(folder)).read_bytes() == first
+
+
+def test_a_run_that_has_not_begun(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name != "config.json":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    page = read(folder)
+    assert page.all("img") == []
+    assert [section["id"] for section in page.all("section")] == ["run", "results", "settings"]
+    for text in ("not begun", "- of 300", "Not measured."):
+        assert text in page.text
+
+
+def test_a_run_that_stopped(folder: Path) -> None:
+    (folder / "metrics.json").unlink()
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 301, "d_l')
+    page = read(folder)
+    assert "stopped at step 300 of 300" in page.text
+    assert "Wasserstein estimate" in page.text
+    assert "FID" not in page.text
+    assert "Damaged" not in page.text
+
+
+def test_one_grid_only(folder: Path) -> None:
+    for path in sorted((folder / "samples").iterdir())[1:]:
+        path.unlink()
+    assert [width for width, _ in pictures(read(folder))] == [20, 2000, 3000]
+
+
+@pytest.mark.parametrize(
+    "hostile", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "&lt;'\"&amp;</style>"]
+)
+def test_everything_from_files_is_escaped(folder: Path, hostile: str) -> None:
+    def tags(text: str) -> list[str]:
+        (folder / "config.json").write_text(
+            json.dumps(
+                {
+                    **CONFIG,
+                    "recipe": text,
+                    "settings": {"data": text, text: "x"},
+                    "trained_on": {**CONFIG["trained_on"], "name": text},
+                    "minigan": text,
+                }
+            )
+        )
+        return [tag for tag, _ in read(folder).elements]
+
+    assert tags(hostile) == tags("harmless")
+    tags(hostile)
+    assert read(folder).text.count(hostile) == 7
+    named = folder.with_name("<b>&amp;")
+    folder.rename(named)
+    assert read(named).text.count("<b>&amp;") == 2
+
+
+def test_control_characters_are_named_in_letters(folder: Path) -> None:
+    write(folder, "config.json", {**CONFIG, "settings": {"data": "a\0b\x1b\ud800"}})
+    text = write_report(Record.read(folder)).read_bytes().decode()
+    assert r"a\x00b\x1b\ud800" in check(text).text
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("losses.png", b""),
+        ("losses.png", b"\x89PNG\r\n\x1a\n" + b"IEND\xaeB`\x82"),
+        ("interpolation.png", b"GIF89a"),
+        ("samples/step_000300.png", None),
+    ],
+)
+def test_damaged_pictures_are_left_out_and_named(folder: Path, name: str, data: bytes | None) -> None:
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-3] if data is None else data)
+    page = read(folder)
+    assert len(pictures(page)) == 9
+    assert f"Damaged: {path.name} is no whole PNG file, left out." in page.text
+
+
+def test_damaged_lines_are_counted(folder: Path) -> None:
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write("?\n" * 1200)
+    assert "Damaged: 1,200 damaged lines of metrics.jsonl left out." in read(folder).text
+
+
+def test_pictures_that_cannot_be_read_are_named(folder: Path) -> None:
+    (folder / "losses.png").unlink()
+    (folder / "losses.png").mkdir()
+    assert "Damaged: losses.png cannot be read (Is a directory), left out." in read(folder).text
+
+
+def test_damaged_results_stop_it(folder: Path) -> None:
+    (folder / "metrics.json").write_text('{"fid": NaN}')
+    with pytest.raises(RecordError, match=r"^.*metrics\.json holds NaN, which JSON does not have: write null$"):
+        write_report(Record.read(folder))
+    assert not (folder / "report.html").exists()
+
+
+def test_a_full_disk_keeps_the_old_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Record.read(folder)
+    path = write_report(record)
+    before, names = path.read_bytes(), sorted(os.listdir(folder))
+
+    def full(source: str, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(
+        OSError, match=rf"^cannot write {path}: No space left on device; what was written before is int"
+    ):
+        write_report(record)
+    assert path.read_bytes() == before
+    assert sorted(os.listdir(folder)) == names
+
+
+@pytest.mark.parametrize("count", range(30))
+def test_evenly(count: int) -> None:
+    chosen = evenly(range(count), 8)
+    assert len(chosen) == len(set(chosen)) == min(count, 8)
+    assert chosen == sorted(chosen)
+    if count:
+        assert (chosen[0], chosen[-1]) == (0, count - 1)
+        assert max((b - a for a, b in itertools.pairwise(chosen)), default=0) <= -(-count // 7)
