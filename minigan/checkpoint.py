@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from .files import flush
 from .tensor import Array
 
 FORMAT = 1
@@ -49,7 +50,7 @@ def save(folder: Path, arrays: Mapping[str, Array], state: Mapping[str, Any], sc
         new = [path for path in (parent, *parent.parents) if not path.exists()]
         parent.mkdir(parents=True, exist_ok=True)
         for path in new:
-            _flush(path.parent)
+            flush(path.parent)
     _sweep(folder)
     try:
         with _named("write", folder):
@@ -60,11 +61,11 @@ def save(folder: Path, arrays: Mapping[str, Array], state: Mapping[str, Any], sc
                 file.flush()
                 os.fsync(file.fileno())
         with _named("write", folder):
-            _flush(part)
+            flush(part)
             if os.path.lexists(folder):
                 os.rename(folder, old)
             os.rename(part, folder)
-            _flush(parent)
+            flush(parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     _sweep(folder)
@@ -108,14 +109,17 @@ class Checkpoints:
         """`save` under the step's name, then removes those not kept. A score that is not finite is never the best."""
         if step < 0:
             raise ValueError(f"Checkpoints: step must be at least 0, not {step}")
-        folder = self.path(step)
-        save(folder, arrays, state, score)
+        save(self.path(step), arrays, state, score)
+        self.prune(step)
+
+    def prune(self, step: int) -> None:
+        """Removes those not kept at the checkpoint of this step: for one that was killed before `save` came to it."""
         first = [s for s in self.steps() if s <= step][-self.keep :][0]
         scores = self._scores()  # what cannot be read today may be the best
         for path in [self.path(s) for s in scores if s < first and s != _lowest(scores)]:
             with _named("remove", path):
                 os.rename(_found(path), _hidden(path, "part"))  # half removed, it must not have a name that counts
-        _sweep(folder)
+        _sweep(self.path(step))
 
     def latest(self) -> tuple[int, dict[str, Array], dict[str, Any]]:
         """(step, arrays, state) of the checkpoint of the highest step that loads.
@@ -132,6 +136,8 @@ class Checkpoints:
             try:
                 arrays, state = load(self.path(step))
             except CheckpointError as error:
+                if self.steps() != steps:  # the training that saves them has meanwhile removed this one
+                    return self.latest()
                 reasons.append(str(error))
                 continue
             if reasons:
@@ -282,17 +288,6 @@ def _sweep(folder: Path) -> None:
             path = folder.parent / name
             with _named("remove", path):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def _flush(folder: Path) -> None:
-    """Puts a folder's entries on the disk: a rename is not lasting before."""
-    if os.name == "nt":  # cannot open folders
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

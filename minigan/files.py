@@ -8,14 +8,30 @@ from pathlib import Path
 
 
 def replace(path: Path, write: Callable[[str], object]) -> None:
-    """Calls write(temporary name), then renames, so that no reader ever meets half a file. OSError as it comes."""
+    """Calls write(temporary name), then renames, so that no reader ever meets half a file. OSError as it comes.
+
+    The content is on the disk before the name, and both are when this returns: a power cut leaves no empty file.
+    """
     part = f"{path}.{os.getpid()}.part"
     try:
         write(part)
+        flush(part)
         os.replace(part, path)
+        flush(os.path.dirname(part) or ".")
     finally:
         if os.path.exists(part):
             os.unlink(part)
+
+
+def flush(path: str | Path) -> None:
+    """Puts a file, or a folder's entries, on the disk: a rename is not lasting before."""
+    if os.name == "nt":  # cannot open folders, and flushes files that are open for writing only
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

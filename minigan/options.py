@@ -15,7 +15,7 @@ import dataclasses
 import difflib
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
@@ -224,9 +224,12 @@ def to_json(settings: object) -> dict[str, Any]:
     return {one.name: one.default for one in fields_of(settings)}
 
 
-def table(kind: object) -> list[str]:
-    """What --help says of each: "  width=32  channels of the layers next to the image", on lines of 100 columns."""
-    options = fields_of(kind)
+def table(kind: object, names: Collection[str] | None = None) -> list[str]:
+    """What --help says of each: "  width=32  channels of the layers next to the image", on lines of 100 columns.
+
+    names: of these only.
+    """
+    options = [one for one in fields_of(kind) if names is None or one.name in names]
     heads = [f"  {one.name}={_text(one.default)}" for one in options]
     column = min(36, max(map(len, heads), default=0) + 3)
     lines = []

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import TextIO
 
@@ -51,8 +50,7 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         if self._bar is not None:
-            with nullcontext() if kind is None else suppress(OSError):  # of a terminal that has gone
-                self._bar.close()
+            self._bar.close()
         elif kind is None and self._text:
             self._print()
 

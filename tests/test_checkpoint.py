@@ -346,6 +346,20 @@ def test_latest_skips_what_does_not_load_and_says_why(tmp_path: Path) -> None:
     assert checkpoints.best() is None
 
 
+def test_a_reader_beside_a_training_follows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was about to read was removed, since a newer one is there."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, SMALL, {"n": 1})
+
+    def slowly(folder: Path) -> Any:
+        monkeypatch.undo()
+        checkpoints.save(2, SMALL, {"n": 2})
+        return load(folder)
+
+    monkeypatch.setattr(checkpoint, "load", slowly)
+    assert Checkpoints(tmp_path).latest()[::2] == (2, {"n": 2})
+
+
 def test_other_names_do_not_count(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(12, SMALL, {})

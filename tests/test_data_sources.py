@@ -487,6 +487,37 @@ def test_faults_of_pictures(tmp_path: Path) -> None:
         )
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(["png", "jpg"]),
+    cut=st.floats(0, 1) | st.none(),
+    at=st.floats(0, 1, exclude_max=True),
+    flip=st.integers(0, 255),
+    junk=st.binary(max_size=60),
+)
+def test_a_damaged_picture_is_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, cut: float | None, at: float, flip: int, junk: bytes
+) -> None:
+    """A PNG has checksums: it is read as it was, or refused. Of a JPEG only the form can be promised."""
+    file, pixels = io.BytesIO(), numbers(9, 9)
+    Image.fromarray(pixels).save(file, "png" if kind == "png" else "jpeg")
+    content = bytearray(file.getvalue())
+    content[int(at * len(content))] ^= flip
+    folder = tmp_path_factory.mktemp("damaged")
+    path = folder / f"a.{kind}"
+    path.write_bytes(junk if cut == 0 else content[: None if cut is None else int(cut * len(content))])
+    try:
+        images, fault = load(folder, 9).images, ""
+    except ValueError as error:
+        fault = str(error)
+    if fault:
+        assert fault.startswith(str(path))
+        assert "\n" not in fault
+    else:
+        assert images.shape[:3] == (1, 9, 9)
+        assert kind == "jpg" or (images == pixels[None, ..., None]).all()
+
+
 def test_too_many_classes(tmp_path: Path) -> None:
     for i in range(257):
         picture(tmp_path / f"{i}/a.png", np.zeros((1, 1), np.uint8))

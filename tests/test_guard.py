@@ -204,22 +204,23 @@ FAULTS: dict[str, tuple[Callable[[Training], object], str]] = {
     "log of 0": (
         log_of_zero,
         r"step 3, player g: log's forward pass produced an infinity \(shape \(3, 8\)\) at .*test_guard\.py:\d+: "
-        r"extra\(.*# log's line, and so the loss is inf; lower lr=, now 0\.0008, or set clip_norm=",
+        r"extra\(.*# log's line, and so the loss is inf; train again with a lower lr=, now 0\.0008, or with clip_norm=",
     ),
     "sqrt at 0": (
         root_of_zero,
         r"step \d, player d: sqrt's backward pass produced (NaN|an infinity) \(shape \(16, 8\)\) at .*: "
-        r"extra\(.*# sqrt's line, and so nets\.D\.1\.weight holds NaN; lower lr=, now 0\.001, or set clip_norm=",
+        r"extra\(.*# sqrt's line, and so nets\.D\.1\.weight holds NaN; train again with a lower lr=, now 0\.001, "
+        r"or with clip_norm=",
     ),
     "gradient whose square overflows": (
         huge_gradient,
         r"step 3, player g: optimizers\.g\.0\.(v|square) holds an infinity after the update by (Adam|RMSprop) at "
-        r"lr=0\.0008; lower lr=, now 0\.0008, or set clip_norm=",
+        r"lr=0\.0008; train again with a lower lr=, now 0\.0008, or with clip_norm=",
     ),
     "buffer": (
         infinite_buffer,
         r"step \d, player d: nets\.G\.1\.running_var holds an infinity after the forward pass; "
-        r"lower lr=, now 0\.001, or set clip_norm=",
+        r"train again with a lower lr=, now 0\.001, or with clip_norm=",
     ),
     "image": (
         broken_image,
@@ -238,7 +239,7 @@ FAULTS: dict[str, tuple[Callable[[Training], object], str]] = {
     "hook's own array": (
         Forgetful,
         r"step 3, player g: hooks\.g\.after\.2\.total\.sum holds an infinity; "
-        r"lower lr=, now 0\.0008, or set clip_norm=",
+        r"train again with a lower lr=, now 0\.0008, or with clip_norm=",
     ),
 }
 
@@ -272,7 +273,7 @@ def test_a_planted_fault_is_named(variant: str, fault: str) -> None:
 )
 def test_a_learning_rate_beyond_all_numbers(variant: str, text: str) -> None:
     blamed = found(partial(Training, variant, lr=1e30))
-    assert re.fullmatch(rf"{text}; lower lr=, now 1e\+30, or set clip_norm=", blamed.text)
+    assert re.fullmatch(rf"{text}; train again with a lower lr=, now 1e\+30, or with clip_norm=", blamed.text)
 
 
 def test_an_update_that_overflows_by_itself() -> None:
@@ -281,7 +282,7 @@ def test_an_update_that_overflows_by_itself() -> None:
 
     assert found(partial(Training, "wgan-gp", plant)).text == (
         "step 1, player d: nets.D.1.weight holds an infinity after the update by Adam at lr=1e+39; "
-        "lower lr=, now 1e+39, or set clip_norm="
+        "train again with a lower lr=, now 1e+39, or with clip_norm="
     )
 
 
@@ -293,7 +294,7 @@ def test_a_critic_that_nothing_holds_explodes() -> None:
     assert blamed.good > 1
     assert re.fullmatch(
         r"step \d+, player [dg]: \w+'s (forward|backward) pass produced (NaN|an infinity) \(shape .*\) at "
-        r"minigan/gan/\w+\.py:\d+: .*, and so .*; lower lr=, now [0-9.]+, or set clip_norm=",
+        r"minigan/gan/\w+\.py:\d+: .*, and so .*; train again with a lower lr=, now [0-9.]+, or with clip_norm=",
         blamed.text,
     )
 
@@ -336,7 +337,7 @@ def test_a_loss_may_be_infinite_by_itself() -> None:
         training.g.loss = lambda game: (mg.Tensor(np.array(np.inf), requires_grad=True), {})
 
     assert found(partial(Training, "gan", plant, objective=objective)).text == (
-        "step 1, player g: the loss is inf; lower lr=, now 0.001, or set clip_norm="
+        "step 1, player g: the loss is inf; train again with a lower lr=, now 0.001, or with clip_norm="
     )
 
 

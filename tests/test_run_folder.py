@@ -106,7 +106,9 @@ def test_an_empty_folder_is_as_good_as_a_new_one() -> None:
 def test_a_folder_has_one_user_at_a_time() -> None:
     with RunFolder("run", "dcgan") as run:
         run.write_json("config.json", {})
-        with pytest.raises(BlockingIOError, match=r"^run is in use by another process; wait for its end, or stop it$"):
+        with pytest.raises(
+            BlockingIOError, match=r"^run is in use, by another process or by a RunFolder here that is not"
+        ):
             RunFolder.open("run")
     with RunFolder.open("run") as run:
         run.log({"step": 1})

@@ -373,7 +373,8 @@ def test_the_first_run_ever_says_that_it_compiles(tmp_path: Path) -> None:
         (["--objective", "wgan-gp", "--gp-lambda", "0"], "error: --gp-lambda 0: '0' is not a number above 0"),
         (
             ["--lr", "1e30"],
-            "lower lr=, now 1e+30, or set clip_norm=; what is in runs/gan-0001 is the state after step 0, the last",
+            "train again with a lower lr=, now 1e+30, or with clip_norm=; what is in runs/gan-0001 is the state after "
+            "step 0, the last good one",
         ),
     ],
 )

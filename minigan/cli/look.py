@@ -29,17 +29,18 @@ TRIES = 1000
 
 Draw = Callable[[int], Array]
 
-HELP_SAMPLE = """usage: minigan sample DIR [key=value ...]
+HELP_SAMPLE = """usage: minigan sample DIR [key=value ...] [--json]
 
 Images of a run's generator, into a new folder: grid.png, one PNG a sample in images/, and samples.npz, which holds
 "images" (bytes) and "z". Both can be trained on: data=DIR/images.
 
   minigan sample runs/gan-0001
   minigan sample runs/gan-0001 count=1000 seed=7 truncation=0.8 checkpoint=best out=faces
+  minigan sample runs/gan-0001 class=3
 
 {keys}"""
 
-HELP_INTERPOLATE = """usage: minigan interpolate DIR [key=value ...]
+HELP_INTERPOLATE = """usage: minigan interpolate DIR [key=value ...] [--json]
 
 Walks from one latent vector to another, a row each: interpolation.png shows all pictures, interpolation.gif moves.
 
@@ -64,7 +65,7 @@ class Samples(Choice):
     """What `sample` can be told."""
 
     count: int = option(64, "samples", above=0)
-    label: int | None = option(None, "only samples that minigan's classifier takes for this class", at_least=0)
+    label: int | None = option(None, "only samples that minigan's classifier gives this label; or class=", at_least=0)
     data: str | None = option(None, "for label=, where the images are now (none: where the run found them)")
     out: str | None = option(None, "a new folder (none: DIR/sampled-0001 and on)")
 
@@ -92,13 +93,14 @@ def sample(words: Sequence[str]) -> None:
     record = Record.read(one_name(found, where, "the folder of a run"))
     pairs = [f"label{pair[5:]}" if pair.startswith("class=") else pair for pair in found.pairs]
     options, say = parse(Samples, pairs, where), speaker("--json" in found.flags)
-    folder = _new_folder(record, options, "sampled")
+    _refuse_old(options.out)
     step, net, draw = _prepared(record, options, "sample", say)
     if options.label is None:
         z = draw(options.count)
         images = generate(net, z, options.device)
     else:
         z, images = _of_class(record, options, lambda z: generate(net, z, options.device), draw)
+    folder = _new_folder(record, options.out, "sampled")
     files = [folder / "grid.png", folder / "samples.npz", folder / "images"]
     save_grid(files[0], images, columns=isqrt(len(images) - 1) + 1)
     save_npz(files[1], images, z=z)
@@ -114,11 +116,12 @@ def interpolate(words: Sequence[str]) -> None:
     found = split(words, where, ("--json",))
     record = Record.read(one_name(found, where, "the folder of a run"))
     options, say = parse(Walks, found.pairs, where), speaker("--json" in found.flags)
-    folder = _new_folder(record, options, "walks")
+    _refuse_old(options.out)
     step, net, draw = _prepared(record, options, "interpolate", say)
     z = walks(draw(2 * options.walks), options.steps, PATHS[options.path])
     images = generate(net, z.reshape(-1, z.shape[-1]), options.device)
     frames = images.reshape(options.walks, options.steps, *images.shape[1:]).swapaxes(0, 1)
+    folder = _new_folder(record, options.out, "walks")
     files = [folder / "interpolation.png", folder / "interpolation.gif"]
     save_grid(files[0], images, columns=options.steps)
     save_gif(files[1], frames)
@@ -143,10 +146,10 @@ def _of_class(record: Record, options: Samples, make: Callable[[Array], Array], 
     data = load(options.data or settings.data, settings.image_size)
     refuse_other_images(record, data)
     if data.labels is None or data.test_images is None or data.test_labels is None:
-        raise ValueError(f"class={options.label} needs labels and a test set, which {data.name} does not have")
+        raise ValueError(f"label={options.label} needs labels and a test set, which {data.name} does not have")
     if options.label not in data.labels:
         raise ValueError(
-            f"class={options.label}: the classes of {data.name} are {', '.join(map(str, set(data.labels)))}"
+            f"label={options.label}: the labels of {data.name} are {', '.join(map(str, set(data.labels)))}"
         )
     classifier = train_classifier(data.images, data.labels, data.test_images, data.test_labels)
     found: list[tuple[Array, Array]] = []
@@ -160,17 +163,22 @@ def _of_class(record: Record, options: Samples, make: Callable[[Array], Array], 
             z, images = (np.concatenate(arrays)[: options.count] for arrays in zip(*found, strict=True))
             return z, images
     raise ValueError(
-        f"class={options.label}: of {drawn:,} samples only {sum(len(z) for z, _ in found)} look like it, "
+        f"label={options.label}: of {drawn:,} samples only {sum(len(z) for z, _ in found)} look like it, "
         f"not {options.count}; the generator does not make them"
     )
 
 
-def _new_folder(record: Record, options: Samples | Walks, name: str) -> Path:
-    """FileExistsError if there is something in it."""
-    if options.out is None:
+def _refuse_old(out: str | None) -> None:
+    """FileExistsError if there is something in it; asked before anything is computed."""
+    if out is not None:
+        check_new(Path(out))
+
+
+def _new_folder(record: Record, out: str | None, name: str) -> Path:
+    """Made when its files are about to be written, so that what fails before leaves none behind."""
+    if out is None:
         return next_free(record.path, name)
-    folder = Path(options.out)
-    check_new(folder)
+    folder = Path(out)
     with named(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

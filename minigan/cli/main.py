@@ -6,14 +6,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from io import TextIOWrapper
+from typing import Any
 
 from .._version import __version__
 from ..options import OptionError
-from .words import HELP, Ended, Terminated, UsageError
+from .words import CLOSED, HELP, Ended, Terminated, UsageError
 
 COMMANDS = {
     "train": ("train", "train a GAN: minigan train gan steps=500 out=runs/first"),
@@ -27,9 +29,6 @@ COMMANDS = {
     "doctor": ("info", "what works on this machine"),
 }
 """Name -> (module here that has a function of that name, what it does)."""
-
-CLOSED = 141
-"""Exit code where stdout or stderr is a pipe that nobody reads any more, as of a program that SIGPIPE ends."""
 
 USAGE = "usage: minigan COMMAND ...\n\n{commands}\n\nminigan COMMAND --help has examples and all settings."
 
@@ -60,12 +59,12 @@ def _run(command: str, rest: Sequence[str]) -> int | None:
 
 def guarded(where: str, run: Callable[[], int | None]) -> int:
     """The exit code of `run`, whose errors become one sentence on stderr that says where."""
-    _end_by_exception()
     _let_everything_be_printed()
     try:
-        code = int(run() or 0)
-        sys.stdout.flush()
-        return code
+        with _ending_by_exception(), _warnings_as_notes():
+            code = int(run() or 0)
+            sys.stdout.flush()
+            return code
     except (UsageError, OptionError) as error:
         return _say(str(error), 2)
     except Ended as error:
@@ -92,16 +91,41 @@ def _say(text: str, code: int) -> int:
     return code
 
 
-def _end_by_exception() -> None:
+@contextmanager
+def _ending_by_exception() -> Iterator[None]:
     """Lets SIGTERM and SIGHUP end blocks in order, so that nothing half-written is left; nohup's SIGHUP is ignored."""
 
     def end(number: int, frame: object) -> None:
         raise Terminated(number)
 
+    before = {}
     if threading.current_thread() is threading.main_thread():  # only there signals can be taken
         for name in ("SIGTERM", "SIGHUP"):
-            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
-                signal.signal(getattr(signal, name), end)
+            number = getattr(signal, name, None)  # Windows has but one
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """A warning of minigan's is a sentence; where in the code it was given is nobody's business here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)
+        show = warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, RuntimeWarning):
+                print(f"Note: {message}.", file=sys.stderr)
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = note
+        yield
 
 
 def _let_everything_be_printed() -> None:

@@ -62,10 +62,7 @@ def measure(fakes: Array, data: DataSet, say: Say) -> dict[str, Any]:
     if data.labels is None or data.test_images is None or data.test_labels is None:
         say("These images come without labels or without a test set, so nothing classifies them: no FID.")
         return {}
-    say(
-        "Measuring by a classifier, which is trained once for each data set "
-        "(metrics=false, or --no-metrics, leaves it out)."
-    )
+    say("Measuring by a classifier, which is trained once for each data set.")
     try:
         classifier = train_classifier(data.images, data.labels, data.test_images, data.test_labels)
         metrics = evaluated(fakes, data.images, data.labels, data.test_images, classifier)

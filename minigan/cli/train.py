@@ -2,11 +2,12 @@
 
 import json
 import os
-import warnings
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from .. import kernels
 from .._version import __version__
@@ -22,19 +23,21 @@ from ..nn import Module
 from ..options import OptionError, parse, table
 from ..progress import Progress
 from .measure import measure
-from .words import Ended, Say, UsageError, one_name, speaker, split, use_device
+from .words import CLOSED, Ended, Say, Terminated, UsageError, one_name, speaker, split, use_device
 
 HELP_TRAIN = """usage: minigan train NAME [key=value ...] [out=DIR] [--json]
 
-Trains NAME (minigan list) and writes a folder: samples/ has pictures of G as it learns, losses.png the curves,
-metrics.jsonl one line a step, metrics.json the result, weights.safetensors the nets, checkpoints/ what
-"minigan resume DIR" goes on from, to the bit, whenever the run was stopped or killed. Ctrl-C stops after the step.
+Trains NAME, one of {names}, and writes a folder:
+samples/ has pictures of G as it learns, losses.png the curves, metrics.jsonl one line a step, metrics.json the result,
+weights.safetensors the nets, checkpoints/ what "minigan resume DIR" goes on from, to the bit, whenever the run was
+stopped or killed. Ctrl-C stops after the step.
 
   minigan train gan
   minigan train wgan-gp steps=500 lr=1e-4 data=drawn out=runs/first
   minigan train gan preset=tutorial-64 evaluate_every=1000
 
---json prints metrics.json at the end and all else on stderr. The keys of {name} and what they are when not given:
+--json prints metrics.json at the end and all else on stderr. The keys of {name} and what they are when not given;
+minigan train NAME --help has those of NAME:
 
 {keys}"""
 
@@ -48,7 +51,7 @@ may change; what a step computes may not.
   minigan resume runs/gan-0001 steps=6000
   minigan resume /mnt/runs/first data=/mnt/mnist
 
-These keys may change:
+These keys may change; what is not given stays as it was. For a new run they are:
 
 {keys}"""
 
@@ -58,15 +61,15 @@ def help_on(command: str, rest: Sequence[str]) -> str:
     names = [word for word in rest if word in RECIPES]
     recipe = RECIPES[names[0] if names else "gan"]
     if command == "train":
-        return HELP_TRAIN.format(name=recipe.name, keys="\n".join(table(recipe.settings)))
-    keys = [line for line in table(Settings) if line.split("=")[0].strip() in FREE - {"preset", "out"}]
-    return HELP_RESUME.format(keys="\n".join(keys))
+        keys = "\n".join(table(recipe.settings))
+        return HELP_TRAIN.format(names=", ".join(RECIPES), name=recipe.name, keys=keys)
+    return HELP_RESUME.format(keys="\n".join(table(Settings, FREE - {"preset", "out"})))
 
 
 def train(words: Sequence[str]) -> None:
     """A new run."""
     found = split(words, "minigan train", ("--json",))
-    name = one_name(found, "minigan train", f"the name of what to train: {', '.join(RECIPES)}")
+    name = one_name(found, "minigan train", f"what to train: {', '.join(RECIPES)}")
     if name not in RECIPES:
         near = get_close_matches(name, RECIPES, 1)
         raise UsageError(
@@ -83,11 +86,11 @@ def start(recipe: Recipe, settings: Settings, as_json: bool = False) -> None:
     use_device(settings.device, say)
     if settings.out is not None:
         check_new(Path(settings.out))
-    settings, data = _get_data(settings, say)
+    settings, data = _get_data(settings, say, anew=True)
     run = Run.start(Training(recipe, settings, data))
     nets = ", ".join(f"{name} {_count(net):,}" for name, net in run.training.parts.nets.items())
-    say(f"{recipe.name}: parameters of {nets}; writing to {run.folder.path}")
-    _complete(run, say, as_json)
+    with run.folder:
+        _complete(run, say, as_json, f"{recipe.name}: parameters of {nets}; writing to {run.folder.path}")
 
 
 def resume(words: Sequence[str]) -> None:
@@ -101,51 +104,49 @@ def resume(words: Sequence[str]) -> None:
     with RunFolder.open(record.path) as folder:
         if record.state() == "complete" and (settings.steps, settings.epochs) == (recorded.steps, recorded.epochs):
             say(f"{record.path} is complete, with {record.steps} steps; steps= makes it longer")
+            if "--json" in found.flags:
+                print(json.dumps(record.metrics()))
             return
         use_device(settings.device, say)
-        settings, data = _get_data(settings, say)
+        settings, data = _get_data(settings, say, anew=False)
         refuse_other_images(record, data)
         training = Training(recipe, settings, data)
-        with warnings.catch_warnings(record=True) as noted:
-            warnings.simplefilter("always", RuntimeWarning)
-            run = Run.resume(training, folder)
-        for warning in noted:
-            say(f"Note: {warning.message}.")
+        run = Run.resume(training, folder)
         here = {"minigan": __version__, "threads": kernels.threads(), "device": settings.device}
         there = {"minigan": record.version, "threads": record.threads, "device": recorded.device}
         for key, value in there.items():
             if value != here[key]:
                 say(f"Note: the run had {key} {value}, here it is {here[key]}, so that the last bits may differ.")
-        say(f"{recipe.name}: going on after step {run.step} of {training.steps} in {record.path}")
-        _complete(run, say, "--json" in found.flags)
+        opening = f"{recipe.name}: going on after step {run.step} of {training.steps} in {record.path}"
+        _complete(run, say, "--json" in found.flags, opening)
 
 
 def _changed(recorded: Settings, pairs: Sequence[str], where: str) -> Settings:
     """The settings that a run goes on with."""
     given = {pair.partition("=")[0] for pair in pairs}
-    settings = parse(recorded, pairs, where)
+    base = replace(recorded, steps=None, epochs=None) if given & {"steps", "epochs"} else recorded
+    settings = parse(base, pairs, where)
+    settings.check_length(where)
     if fixed := sorted(given - FREE | given & {"preset", "out"}):
         raise OptionError(
             f"{where}: {fixed[0]} cannot change when a run goes on, it would be another training; begin one with "
             f"minigan train {'' if fixed[0] == 'out' else fixed[0] + '='}..."
         )
-    if given & {"steps", "epochs"}:
-        if recorded.lr_schedule != "constant":
-            raise OptionError(
-                f"{where}: the learning rate of this run falls to 0 at its last step, so it cannot become longer"
-            )
-        if {"steps", "epochs"} <= given:
-            raise OptionError(f"{where}: steps and epochs both say how long to train; give one of them")
-        settings = replace(settings, epochs=None) if "steps" in given else replace(settings, steps=None)
+    if recorded.lr_schedule != "constant" and (settings.steps, settings.epochs) != (recorded.steps, recorded.epochs):
+        raise OptionError(
+            f"{where}: the learning rate of this run falls to 0 at its last step, so that cannot be another one"
+        )
     return settings
 
 
-def _get_data(s: Settings, say: Say) -> tuple[Settings, DataSet]:
+def _get_data(s: Settings, say: Say, anew: bool) -> tuple[Settings, DataSet]:
     """The images, and the settings that name them wherever the run goes on."""
     source = s.data or os.environ.get("MINIGAN_DATA") or None
     try:
         data = load(source, s.image_size)
     except ConnectionError:
+        if not anew:
+            raise
         say(
             "MNIST is not here and cannot be downloaded, so this trains on drawn digits (data=, or --data, names "
             "other images)."
@@ -158,47 +159,76 @@ def _get_data(s: Settings, say: Say) -> tuple[Settings, DataSet]:
     return replace(s, data=source), data
 
 
-def _complete(run: Run, say: Say, as_json: bool) -> None:
-    """Trains to the end; whatever ends it before is told in one sentence, by an Ended."""
+def _complete(run: Run, say: Say, as_json: bool, opening: str) -> None:
+    """Trains to the end and measures; whatever ends it before is told in one sentence, by an Ended."""
     training, path = run.training, run.folder.path
-    again = f"go on with: minigan resume {path}"
+    again = f"go on with: minigan resume {shlex.quote(str(path))}"
+    run.say = say
     try:
-        with Progress(sum(training.images), "image", run.seen) as bar:
-            run.train(lambda images, logs: bar.advance(images, in_short(logs)))
-    except Stopped as stopped:
+        say(opening)
+        _train(run, again)
         run.write_results()
-        raise Ended(f"{stopped} after step {run.step} of {training.steps}; {again}", 128 + stopped.number) from stopped
-    except KeyboardInterrupt as error:
-        raise Ended(f"interrupted within step {run.step + 1}; {again}", 130) from error
-    except NotFiniteError as error:
-        run.write_results()
-        raise Ended(f"{error}; what is in {path} is the state after step {run.step}, the last good one", 1) from error
+        say(f"{run.step} steps in {run.seconds:.0f} s, {run.seen / run.seconds:.0f} images/s; look at {path}/samples")
+        metrics = {"step": run.step, "images": run.seen, "seconds": run.seconds, **_estimate(run, say)}
+        if training.settings.metrics:
+            metrics |= _measured(run, say, metrics)
+        run.folder.write_json("metrics.json", metrics)
+    except (KeyboardInterrupt, Terminated) as error:
+        where = f"within step {run.step + 1}" if run.step < training.steps else "after the last step"
+        raise Ended(f"{_in_words(error)} {where}; {again}", _code(error)) from error
+    except BrokenPipeError as error:
+        raise Ended(f"its output was closed; {again}", CLOSED) from error
     except OSError as error:
         raise Ended(f"{error}; then {again}", 1) from error
-    run.write_results()
-    say(f"{run.step} steps in {run.seconds:.0f} s, {run.seen / run.seconds:.0f} images/s; look at {path}/samples")
-    metrics = {"step": run.step, "images": run.seen, "seconds": run.seconds, **_estimate(run, say)}
-    if training.settings.metrics:
-        try:
-            fakes = training.generate(latent_vectors(training.settings, "evaluation", FAKES))
-            metrics |= measure(fakes, training.data, say)
-        except KeyboardInterrupt as error:
-            run.folder.write_json("metrics.json", metrics)
-            raise Ended(f"not measured, but the run is complete: minigan evaluate {path}", 130) from error
-    run.folder.write_json("metrics.json", metrics)
+    except MemoryError as error:
+        raise Ended(f"out of memory: {error}; with more of it, {again}", 1) from error
     if as_json:
         print(json.dumps(metrics))
 
 
+def _train(run: Run, again: str) -> None:
+    """All steps that are still to do. Of a run that ends before its time, too, the results so far are written."""
+    try:
+        with Progress(sum(run.training.images), "image", run.seen) as bar:
+            run.train(lambda images, logs: bar.advance(images, in_short(logs)))
+    except Stopped as stopped:
+        run.write_results()
+        text = f"{stopped} after step {run.step} of {run.training.steps}; {again}"
+        raise Ended(text, 128 + stopped.number) from stopped
+    except NotFiniteError as error:
+        run.write_results()
+        text = f"{error}; what is in {run.folder.path} is the state after step {run.step}, the last good one"
+        raise Ended(text, 1) from error
+
+
+def _measured(run: Run, say: Say, metrics: dict[str, Any]) -> dict[str, Any]:
+    """How good the samples are. Interrupted, it leaves a complete run with the `metrics` so far."""
+    try:
+        fakes = run.training.generate(latent_vectors(run.training.settings, "evaluation", FAKES))
+        return measure(fakes, run.training.data, say)
+    except (KeyboardInterrupt, Terminated) as error:
+        run.folder.write_json("metrics.json", metrics)
+        advice = f"minigan evaluate {shlex.quote(str(run.folder.path))}"
+        raise Ended(f"not measured, but the run is complete: {advice}", _code(error)) from error
+
+
+def _in_words(error: BaseException) -> str:
+    return str(error) if isinstance(error, Terminated) else "interrupted"
+
+
+def _code(error: BaseException) -> int:
+    return error.code if isinstance(error, Terminated) else 130
+
+
 def _estimate(run: Run, say: Say) -> dict[str, float]:
     """Of a critic: how far its Wasserstein estimate fell."""
-    rows = run.folder.rows()
-    if "w_estimate" not in rows[0]:
+    rows = [row for row in run.folder.rows() if "w_estimate" in row]
+    if not rows:
         return {}
     estimate = running_median([row["w_estimate"] for row in rows])
     peak = int(estimate.argmax())
     high, end = float(estimate[peak]), float(estimate[-1])
-    say(f"Wasserstein estimate, running median: {high:.3g} at step {peak + 1}, {end:.3g} at the end")
+    say(f"Wasserstein estimate, running median: {high:.3g} at step {rows[peak]['step']}, {end:.3g} at the end")
     return {"w_estimate_peak": high, "w_estimate_end": end}
 
 

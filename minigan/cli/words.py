@@ -10,6 +10,9 @@ from typing import NamedTuple
 from .. import kernels
 
 HELP = ("--help", "-h")
+CLOSED = 141
+"""Exit code where stdout or stderr is a pipe that nobody reads any more: that of programs that SIGPIPE ends."""
+
 Say = Callable[[str], None]
 
 

@@ -263,6 +263,8 @@ def _read_picture(file: Path) -> Array:
     """(H, W, 1) or (H, W, 3), 0 to 255, H = W; float32 if it was 16-bit grey, else uint8."""
     try:
         with Image.open(file) as opened:
+            opened.verify()  # checksums to the end of the file, which decoding leaves out once it has all pixels
+        with Image.open(file) as opened:
             pixels = _pixels(ImageOps.exif_transpose(opened))
     except Exception as error:  # Pillow's decoders let through whatever they meet in damaged bytes
         raise ValueError(f"{file} cannot be read as a picture ({error}); replace or remove it") from error

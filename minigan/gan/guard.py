@@ -146,7 +146,7 @@ class _Watch:
 
         def loss(game: Game) -> tuple[Tensor, Logs]:
             self.name = player.name
-            self.milder = f"lower lr=, now {optimizer.lr:g}, or set clip_norm="
+            self.milder = f"train again with a lower lr=, now {optimizer.lr:g}, or with clip_norm="
             value, logs = player.loss(game)
             self.arrays("the forward pass")
             if not isfinite(value.item()):

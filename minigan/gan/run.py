@@ -1,20 +1,26 @@
 """A run: a recipe, its settings and its data, in a folder from which it goes on to the bit.
 
     run = Run.start(Training(RECIPES["gan"], settings, load("drawn")))
-    run.train()                                      # to the end, or to a signal
-    Run.resume(Record.read(run.folder.path)).train()  # whatever has happened to the first one
+    run.train()  # to the end, or to a signal
+    run.folder.close()
+
+    with RunFolder.open("runs/gan-0001") as folder:  # whatever has happened to the first one
+        Run.resume(Training(RECIPES["gan"], settings, load("drawn")), folder).train()
 
 A checkpoint holds all that a step depends on (state.py), so a run may die at any moment: what it did after its last
 checkpoint is done again, and comes out the same.
 """
 
 import hashlib
+import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from errno import EIO, EPIPE
 from typing import Any
 
 import numpy as np
@@ -23,7 +29,7 @@ from .. import kernels
 from .._version import __version__
 from ..checkpoint import CheckpointError, Checkpoints
 from ..data import DataSet, batches
-from ..metrics import own_fid, train_classifier
+from ..metrics import Classifier, own_fid, train_classifier
 from ..nn import Module
 from ..options import to_json
 from ..random import Generator
@@ -32,7 +38,7 @@ from .guard import blame, not_finite
 from .latent import slerp, walks
 from .recipes import Recipe, Settings
 from .recipes.recipe import FREE, add_hooks, images_of_steps
-from .records import FORMAT, Record
+from .records import FORMAT, Record, read_json
 from .run_folder import RunFolder
 from .sampling import FAKES, SHOWN, generate, latent_vectors
 from .state import restore, training_state
@@ -68,13 +74,14 @@ class Training:
         self.game = Game(self.real, latent, s.latent, s.batch_size, s.device)
         self.generators = {"latent": latent, **self.parts.generators}
         self.trained_on = description(data)
-        if s.evaluate_every is not None and (
-            data.labels is None or data.test_images is None or data.test_labels is None
-        ):
-            raise ValueError(
-                f"evaluate_every={s.evaluate_every} needs images with labels and a test set, which {data.name} does "
-                "not have; leave it out"
-            )
+        self.classifier: Classifier | None = None
+        if s.evaluate_every is not None:
+            if data.labels is None or data.test_images is None or data.test_labels is None:
+                raise ValueError(
+                    f"evaluate_every={s.evaluate_every} needs images with labels and a test set, which {data.name} "
+                    "does not have; leave it out"
+                )
+            self.classifier = train_classifier(data.images, data.labels, data.test_images, data.test_labels)
 
     @property
     def sampler(self) -> Module:
@@ -87,9 +94,25 @@ class Training:
         fixed = {key: value for key, value in to_json(self.settings).items() if key not in FREE}
         return {"recipe": self.recipe.name, "settings": fixed, "trained_on": self.trained_on["sha256"]}
 
+    def refuse_other(self, where: str, found: dict[str, Any]) -> None:
+        """CheckpointError that names what the identity of a checkpoint has otherwise.
+
+        A checkpoint of an older minigan does not have the newest settings, which then had their defaults.
+        """
+        own, defaults = self.identity, to_json(self.recipe.settings())
+        there, here = ({**i, **i.pop("settings", {})} for i in ({**found}, {**own}))
+        faults = [
+            f"{key}={there.get(key, defaults.get(key))!r} there, {value!r} here"
+            for key, value in here.items()
+            if key != "settings" and there.get(key, defaults.get(key)) != value
+        ]
+        if faults:
+            raise CheckpointError(f"{where} is of another training: {'; '.join(faults)}")
+
     def generate(self, z: Array) -> Array:
-        """Images (N, H, W, C) in [-1, 1] of latent vectors (N, latent)."""
-        return generate(self.sampler, z, self.settings.device)
+        """Images (N, H, W, C) in [-1, 1] of latent vectors (N, latent); of a spoilt net they may not be finite."""
+        with np.errstate(all="ignore"):
+            return generate(self.sampler, z, self.settings.device)
 
     def state(self, **extra: Any) -> tuple[dict[str, Array], dict[str, Any]]:
         """(arrays, JSON): see state.py."""
@@ -107,14 +130,20 @@ class Run:
         self.training, self.folder = training, folder
         self.checkpoints = Checkpoints(folder.path / "checkpoints", training.settings.keep)
         self.step, self.seen, self.seconds = 0, 0, 0.0
+        self.say: Callable[[str], None] = lambda text: None
         self._z_shown = latent_vectors(training.settings, "samples", SHOWN)
 
     @classmethod
     def start(cls, training: Training) -> "Run":
         """In a new folder, with a checkpoint of step 0. OSError if there is such a folder, or it cannot be written."""
         run = cls(training, RunFolder(training.settings.out, training.recipe.name))
-        run._write_config()
-        run.save()
+        try:
+            run.folder.sweep()
+            run._write_config()
+            run.save()
+        except BaseException:
+            run.folder.close()
+            raise
         return run
 
     @classmethod
@@ -127,34 +156,51 @@ class Run:
         try:
             run.step, arrays, state = run.checkpoints.latest()
         except CheckpointError:
-            if run.checkpoints.steps():
+            if run.checkpoints.steps() or folder.rows():
                 raise
             run.save()  # it died before the first one
         else:
+            if run.step > training.steps:
+                raise ValueError(
+                    f"{folder.path} has {run.step} steps already, so it cannot end at {training.steps}; "
+                    "give more, or nothing"
+                )
             extra = state.get("extra", {})
-            refuse_other_training(str(run.checkpoints.path(run.step)), extra, training.identity)
+            training.refuse_other(str(run.checkpoints.path(run.step)), extra)
             try:
                 training.restore(arrays, state)
             except (KeyError, TypeError, ValueError) as error:
                 raise CheckpointError(f"{run.checkpoints.path(run.step)}: {error}") from error
             run.seen, run.seconds = extra["seen"], extra["seconds"]
-        folder.rewind(run.step)
+        run.checkpoints.prune(run.step)
+        folder.sweep()
+        if missing := folder.rewind(run.step):
+            warnings.warn(
+                f"{folder.path / 'metrics.jsonl'} has no line for {missing} of the first {run.step} steps: the curves "
+                "have gaps, the training has none",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         run._write_config()
         return run
 
     def _write_config(self) -> None:
-        training = self.training
+        training, path = self.training, self.folder.path / "config.json"
         settings = replace(training.settings, out=str(self.folder.path))
+        before = read_json(path) if path.exists() else {}
         config = {
             "format": FORMAT,
             "recipe": training.recipe.name,
             "settings": to_json(settings),
             "steps": training.steps,
-            "trained_on": training.trained_on,
+            "trained_on": before.get(
+                "trained_on", training.trained_on
+            ),  # the images are the same, their place may not be
             "minigan": __version__,
             "threads": kernels.threads(),
         }
-        self.folder.write_json("config.json", config)
+        if config != before:
+            self.folder.write_json("config.json", config)
 
     def save(self, score: float | None = None) -> None:
         """A checkpoint of this step. NotFiniteError if the state is not worth keeping."""
@@ -180,48 +226,52 @@ class Run:
             images = training.images[step - 1]
             self.step, self.seen = step, self.seen + images
             last = step == training.steps
-            if s.evaluate_every is not None and step % s.evaluate_every == 0:
-                logs = {**logs, "fid": self._fid()}
+            if training.classifier is not None and step % (s.evaluate_every or 1) == 0:
+                logs = {**logs, "fid": self._fid(training.classifier)}
             self.seconds = time.monotonic() - began
             self.folder.log({"step": step, "images": self.seen, "seconds": self.seconds, **logs})
             try:
                 report(images, logs)
-            except BrokenPipeError:
+            except OSError as error:
+                if error.errno not in (EPIPE, EIO):  # EIO: of a terminal that has gone
+                    raise
                 asked.append(PIPE)
-            if step % s.sample_every == 0 or last or asked:
+            stop = bool(asked)  # from here on, a signal waits for the end of the next step
+            if step % s.sample_every == 0 or last or stop:
                 self.folder.save_samples(step, self._checked(training.generate(self._z_shown)))
-            if "fid" in logs or last or asked or time.monotonic() - saved >= s.checkpoint_seconds:
+            if "fid" in logs or last or stop or time.monotonic() - saved >= s.checkpoint_seconds:
                 self.save(logs.get("fid"))
                 saved = time.monotonic()
-            if asked:
+            if stop:
                 raise Stopped(asked[0])
             under_way = step + 1
 
-        with signals_noted() as asked:
-            try:
+        try:
+            with signals_noted() as asked:
                 train(training.game, training.parts.players, training.steps, [after_step], first)
-            except NotFiniteError as error:
-                raise self._blamed(error, under_way) from error
-            finally:
-                self.folder.close()
+        except NotFiniteError as error:
+            raise self._blamed(error, under_way) from error
+        finally:
+            self.folder.close_log()
 
     def _checked(self, images: Array) -> Array:
         if not np.isfinite(images).all():
             raise NotFiniteError(f"step {self.step}: G makes images that are not finite")
         return images
 
-    def _fid(self) -> float:
+    def _fid(self, classifier: Classifier) -> float:
         """Of the samples as they are now."""
-        data = self.training.data
-        assert data.labels is not None and data.test_images is not None and data.test_labels is not None  # noqa: PT018
-        classifier = train_classifier(data.images, data.labels, data.test_images, data.test_labels)
         fakes = self._checked(self.training.generate(latent_vectors(self.training.settings, "evaluation", FAKES)))
-        return own_fid(fakes, data.images, classifier)
+        return own_fid(fakes, self.training.data.images, classifier)
 
     def _blamed(self, error: NotFiniteError, seen: int) -> NotFiniteError:
         """Goes back to the last checkpoint and does its steps again, watching every op; saves the last good state."""
         training = self.training
-        good, arrays, state = self.checkpoints.latest()
+        try:
+            good, arrays, state = self.checkpoints.latest()
+        except CheckpointError as lost:
+            return NotFiniteError(f"{error}; and {lost}, so that the cause is not looked for")
+        self.say(f"Numbers are no longer finite: looking for the cause in steps {good + 1} to {seen}, slowly.")
         training.restore(arrays, state)
         parts = training.parts
         found = blame(training.game, parts.players, parts.nets, training.state, good, seen)
@@ -229,38 +279,25 @@ class Run:
         extra = {"seen": self.seen, "seconds": self.seconds, **training.identity}
         arrays, state = found.state
         training.restore(arrays, {**state, "extra": extra})
-        self.save()
+        self.folder.rewind(self.step)
+        if found.good != good:
+            self.save()
+        images = training.generate(self._z_shown)
+        if np.isfinite(images).all():  # finite weights may be so large that their images are not
+            self.folder.save_samples(self.step, images)
         return NotFiniteError(found.text if found.step is not None else f"{error}; {found.text}")
 
     def write_results(self) -> None:
-        """weights.safetensors, losses.png, samples of this step and, at the end of the run, interpolation.png."""
+        """weights.safetensors, losses.png and, at the end of the run, interpolation.png."""
         training = self.training
         average = {} if training.average is None else {"G_average": training.average.net}
         self.folder.save_weights(**training.parts.nets, **average)
         if not self.step:
             return
         self.folder.plot_losses()
-        self.folder.save_samples(self.step, training.generate(self._z_shown))
         if self.step == training.steps:
             z = walks(self._z_shown[:16], 10, slerp)
             self.folder.save_interpolation(training.generate(z.reshape(-1, z.shape[-1])))
-
-
-def refuse_other_training(where: str, found: Any, own: dict[str, Any]) -> None:
-    """CheckpointError that names what a checkpoint's `identity` has otherwise."""
-    faults = [
-        f"{key} is {found.get(key)!r} there, {value!r} here"
-        for key, value in own.items()
-        if key != "settings" and found.get(key) != value
-    ]
-    settings = found.get("settings", {})
-    faults += [
-        f"{key}={settings.get(key)!r} there, {value!r} here"
-        for key, value in own["settings"].items()
-        if settings.get(key) != value
-    ]
-    if faults:
-        raise CheckpointError(f"{where} is of another training: {'; '.join(faults)}")
 
 
 @contextmanager
@@ -272,11 +309,14 @@ def signals_noted() -> Iterator[list[int]]:
         if noted:
             raise KeyboardInterrupt
         noted.append(number)
+        with suppress(OSError):  # no print, which may be what was interrupted
+            os.write(2, b"\nStopping after this step; the same again stops at once.\n")
 
     if threading.current_thread() is not threading.main_thread():  # only there signals can be taken
         yield noted
         return
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup's, a shell's &
     before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield noted

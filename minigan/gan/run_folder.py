@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 
-from ..files import named, replace
+from ..files import flush, named, replace
 from ..nn import Module
 from ..tensor import Array
 from .pictures import save_grid
@@ -46,6 +47,7 @@ class RunFolder:
             check_new(self.path)
             with named(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
+                flush(self.path.parent)
         self._metrics: TextIO | None = None
         self._lock = _locked(self.path)
 
@@ -61,9 +63,6 @@ class RunFolder:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
         self.close()
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
@@ -79,7 +78,7 @@ class RunFolder:
         return path
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Appends one line to metrics.jsonl, complete on disk before the next step."""
+        """Appends one line to metrics.jsonl, which the system has before the next step: kill -9 does not take it."""
         path = self.path / "metrics.jsonl"
         with named(path):
             if self._metrics is None:
@@ -88,7 +87,14 @@ class RunFolder:
             self._metrics.flush()
 
     def close(self) -> None:
-        """Closes metrics.jsonl."""
+        """Lets other processes have the folder."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+        self.close_log()
+
+    def close_log(self) -> None:
+        """Closes metrics.jsonl; `log` opens it again."""
         file, self._metrics = self._metrics, None
         if file is not None:
             with named(self.path / "metrics.jsonl"):
@@ -100,9 +106,12 @@ class RunFolder:
             with named(self.path / "metrics.jsonl"):
                 os.fsync(self._metrics.fileno())
 
-    def rewind(self, step: int) -> None:
-        """Takes back what was logged after `step`, and what a kill has torn; metrics.json with it."""
-        self.close()
+    def rewind(self, step: int) -> int:
+        """Takes back what was logged after `step`, and what a kill has torn; metrics.json with it.
+
+        Returns how many of the steps up to then have no line, which somebody must have damaged or removed.
+        """
+        self.close_log()
         path = self.path / "metrics.jsonl"
         rows, kept = self.rows(), b""
         if path.exists():
@@ -111,6 +120,15 @@ class RunFolder:
                 self.write("metrics.jsonl", lambda file: Path(file).write_bytes(kept))
         with named(self.path / "metrics.json"):
             (self.path / "metrics.json").unlink(missing_ok=True)
+        return step - len({row["step"] for row in rows if row["step"] <= step})
+
+    def sweep(self) -> None:
+        """Removes what killed processes have left half-written."""
+        for name in ("", "samples"):
+            for path in (self.path / name).glob("*"):
+                if re.search(r"\.\d+\.part$", path.name) and not path.name.startswith("report") and path.is_file():
+                    with named(path):
+                        path.unlink(missing_ok=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """The good rows of metrics.jsonl."""
@@ -142,19 +160,21 @@ class RunFolder:
         # save_file has errors of its own
         return self.write("weights.safetensors", lambda file: Path(file).write_bytes(save(arrays)))
 
-    def plot_losses(self) -> Path:
-        """losses.png from metrics.jsonl: a panel for each of PANELS of which it has a column."""
+    def plot_losses(self) -> Path | None:
+        """losses.png from metrics.jsonl, if that has any: a panel for each of PANELS of which it has a column."""
         from matplotlib.figure import Figure
 
         rows = self.rows()
         steps = [row["step"] for row in rows]
-        panels = [(label, smooth, keys) for label, smooth, *keys in PANELS if keys[0] in rows[0]]
+        panels = [(label, smooth, keys) for label, smooth, *keys in PANELS if rows and keys[0] in rows[0]]
+        if not panels:
+            return None
         figure = Figure(figsize=(8, 3 * len(panels)), layout="constrained")
         for axes, (label, smooth, keys) in zip(
             np.ravel(figure.subplots(len(panels), 1, sharex=True)), panels, strict=True
         ):
             for i, key in enumerate(keys):
-                values = np.array([row[key] for row in rows])
+                values = np.array([row.get(key, np.nan) for row in rows])
                 axes.plot(steps, values, color=f"C{i}", alpha=0.2, linewidth=0.8)
                 axes.plot(steps, smooth(values), color=f"C{i}", label=key, linewidth=1.5)
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -177,7 +197,12 @@ def running_median(values: ArrayLike) -> Array:
     """Over 101 steps, fewer at both ends and in runs under 1,010: as the authors of WGAN smooth their estimate."""
     values = np.asarray(values)
     half = min(101, len(values) // 10) // 2
-    return np.array([np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
+    edges = [*range(half), *range(max(half, len(values) - half), len(values))]
+    median = np.empty(len(values))
+    median[edges] = [np.median(values[max(0, i - half) : i + half + 1]) for i in edges]
+    if len(values) > 2 * half:
+        median[half : len(values) - half] = np.median(sliding_window_view(values, 2 * half + 1), axis=1)
+    return median
 
 
 PANELS: tuple[Any, ...] = (
@@ -193,8 +218,8 @@ SHARES = ("mean sigmoid(D)", "weights at the clip")
 
 
 def check_new(path: Path) -> None:
-    """FileExistsError if a run is there, or anything else."""
-    if path.is_dir() and not any(path.iterdir()):
+    """FileExistsError if a run is there, or anything but the first file of one whose start was killed."""
+    if path.is_dir() and all(re.fullmatch(r"config\.json\.\d+\.part", file.name) for file in path.iterdir()):
         return
     if path.exists():
         raise FileExistsError(f"{path} exists already; a run needs a new folder: choose another name")
@@ -213,7 +238,10 @@ def _locked(path: Path) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise BlockingIOError(f"{path} is in use by another process; wait for its end, or stop it") from error
+        raise BlockingIOError(
+            f"{path} is in use, by another process or by a RunFolder here that is not closed; wait for its end, or "
+            "stop it"
+        ) from error
     except OSError:
         os.close(descriptor)
         return None

@@ -9,7 +9,7 @@ from .. import kernels
 from ..autograd import no_grad
 from ..checkpoint import CheckpointError, Checkpoints, load
 from ..nn import Module
-from ..options import from_json, to_json
+from ..options import OptionError, from_json, to_json
 from ..random import Generator
 from ..tensor import Array, Tensor
 from .recipes import RECIPES, Recipe, Settings
@@ -53,7 +53,10 @@ def recipe_of(record: Record) -> tuple[Recipe, Settings]:
         raise RecordError(f"{where}: there is no recipe {record.recipe!r} here, only {', '.join(RECIPES)}")
     recipe = RECIPES[record.recipe]
     defaults = to_json(recipe.settings())  # a run of an older minigan does not know the newest settings
-    return recipe, from_json(recipe.settings, {**defaults, **record.settings}, where)
+    try:
+        return recipe, from_json(recipe.settings, {**defaults, **record.settings}, where)
+    except OptionError as error:
+        raise RecordError(f"{error}: the file is damaged or was changed by hand") from error
 
 
 def trained_generator(record: Record, checkpoint: str = "latest", device: str = "cpu") -> tuple[int, Module]:

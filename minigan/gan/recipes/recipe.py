@@ -18,7 +18,7 @@ from ..train import Player
 class Settings:
     """One training on images. Every field is a key of `minigan train NAME key=value` and a line of config.json."""
 
-    preset: str = option("quick", "what the other keys start from: minutes on two cores, or a tutorial's hours")
+    preset: str = option("quick", "what the other keys start from: quick, minutes on two cores, or tutorial-64, hours")
     steps: int | None = option(3000, "updates of G", above=0)
     epochs: int | None = option(None, "passes of D over the data, in place of steps", above=0)
     image_size: int = option(28, "pixels; the data are resized", choices=tuple(BASES))
@@ -39,12 +39,19 @@ class Settings:
     metrics: bool = option(True, "measure the result at the end")
     out: str | None = option(None, "a new folder (none: the next runs/NAME-0001)")
 
+    def check_length(self, where: str) -> None:
+        """OptionError unless either steps or epochs say how long to train."""
+        if (self.steps is None) == (self.epochs is None):
+            both = "are both none" if self.steps is None else "both say how long to train"
+            raise OptionError(f"{where}: steps and epochs {both}; give one of them")
+
 
 FREE = frozenset(
     {"preset", "steps", "epochs", "data", "device", "out"}
     | {"sample_every", "checkpoint_seconds", "keep", "evaluate_every", "metrics"}
 )
-"""Settings that may change when a run goes on: what a step computes does not depend on them."""
+"""Settings that may change when a run goes on: what a step computes does not depend on them, but for the last bits on
+another device."""
 
 
 class Parts(NamedTuple):
@@ -68,15 +75,15 @@ class Recipe:
 
     def parse(self, words: Sequence[str], where: str) -> Settings:
         """The settings that `key=value` words make of a preset. OptionError, which begins with `where`."""
-        given = [word.partition("=")[0] for word in words]
-        if "steps" in given and "epochs" in given:
-            raise OptionError(f"{where}: steps and epochs both say how long to train; give one of them")
+        given = {word.partition("=")[0] for word in words}
         presets = {"quick": {}, **self.presets}
         name = parse(self.settings, [word for word in words if word.startswith("preset=")], where).preset
         if name not in presets:
             raise OptionError(f"{where}: there is no preset {name!r}; choose {' or '.join(presets)}")
-        length = {"steps": None} if "epochs" in given else {"epochs": None} if "steps" in given else {}
-        return parse(self.settings(**{"preset": name, **presets[name], **length}), words, where)
+        length = dict.fromkeys(("steps", "epochs")) if given & {"steps", "epochs"} else {}
+        settings = parse(self.settings(**{"preset": name, **presets[name], **length}), words, where)
+        settings.check_length(where)
+        return settings
 
 
 TUTORIAL_64: dict[str, Any] = {
@@ -114,9 +121,11 @@ def _clipping(optimizer: Optimizer, max_norm: float) -> Callable[[], object]:
 def images_of_steps(s: Settings, players: Sequence[Player], images: int) -> list[int]:
     """For each step of the run how many images D sees: of whole epochs, as many steps as it takes D to see them."""
     (d,) = (player for player in players if player.name == "d")
-    if s.steps is not None:
+    s.check_length("settings")
+    if s.epochs is None:
+        assert s.steps is not None
         return [s.batch_size * d.updates(step) for step in range(1, s.steps + 1)]
-    due, plan = (s.epochs or 1) * (images // s.batch_size) * s.batch_size, list[int]()
+    due, plan = s.epochs * (images // s.batch_size) * s.batch_size, list[int]()
     while due > 0:
         plan.append(s.batch_size * d.updates(len(plan) + 1))
         due -= plan[-1]
