@@ -80,7 +80,7 @@ def acted(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> type[Actor]:
 def test_settings_are_the_examples(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    dcgan, toy = (importlib.import_module(name) for name in ("dcgan_mnist", "toy_gaussians"))
+    toy, recipes = (importlib.import_module(name) for name in ("toy_gaussians", "minigan.gan.recipes"))
     for name, row in bench.ROWS.items():
         if row.size is None:
             recipe = toy.RECIPES[row.objective]
@@ -88,9 +88,10 @@ def test_settings_are_the_examples(bench: ModuleType, monkeypatch: pytest.Monkey
             assert (row.batch, row.latent, row.width) == (toy.BATCH, toy.LATENT, toy.WIDTH)
             assert (row.lr, row.betas, row.penalty) == (optimizer.lr, optimizer.betas, recipe.penalty)
         else:
-            s = dcgan.QUICK[row.objective]
-            assert (row.lr, row.penalty, row.clip, row.clip is not None) == (s.lr, s.gp_lambda, s.clip, s.rmsprop)
-            assert row.clip or row.betas == s.betas
+            s = recipes.RECIPES[row.objective].settings()
+            found = s.lr, getattr(s, "gp_lambda", None), getattr(s, "clip", None)
+            assert (row.lr, row.penalty, row.clip) == found
+            assert row.clip or row.betas == (s.beta1, s.beta2)
             assert name.startswith(f"{row.size}px {row.objective} ")
             assert name.endswith(f"step w{row.width} b{row.batch}")
         assert ("critic" in name) == (row.objective != "gan")

@@ -265,7 +265,7 @@ def test_the_example_trains_on_the_device(tmp_path: Path) -> None:
         command, cwd=root, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)}
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads((out / "config.json").read_text())["device"] == DEVICE
+    assert json.loads((out / "config.json").read_text())["settings"]["device"] == DEVICE
     assert (out / "samples" / "step_000001.png").exists()
 
 

@@ -74,6 +74,7 @@ class RunFolder:
         """The file `name`, by write(temporary name): whole or not at all. An OSError says which file it was."""
         path = self.path / name
         with named(path):
+            path.parent.mkdir(exist_ok=True)
             replace(path, write)
         return path
 
