@@ -482,8 +482,8 @@ SENSELESS = {
     "train gan --": "minigan train: there is no --; settings are written key=value, no dashes",
     "train gan stpes=5": "minigan train gan: there is no key 'stpes'; did you mean 'steps'?",
     "train gan n_critic=5": "minigan train gan: there is no key 'n_critic'; the keys are preset, steps, ",
-    "train gan steps=abc": "minigan train gan: steps=abc: 'abc' is not a whole number above 0, or none",
-    "train gan steps=": "minigan train gan: steps=: '' is not a whole number above 0, or none",
+    "train gan steps=abc": "minigan train gan: steps=abc: 'abc' is not a whole number above 0 and below 10000000, or none",
+    "train gan steps=": "minigan train gan: steps=: '' is not a whole number above 0 and below 10000000, or none",
     "train gan steps=5 steps=6": "minigan train gan: steps is given twice, as '5' and '6'; leave one out",
     "train gan steps=5 epochs=3": "minigan train gan: steps and epochs both say how long to train; give one of them",
     "train gan preset=big": "minigan train gan: there is no preset 'big'; choose quick or tutorial-64",
@@ -524,7 +524,7 @@ def test_what_makes_no_sense_gets_one_sentence(capsys: Capture, words: str) -> N
 
 
 WRONG = {
-    "train gan out=first": "minigan train: first exists already; a run needs a new folder: choose another name",
+    "train gan out=first": "minigan train: first exists already; choose another name, or an empty folder",
     "train gan data=nowhere": "minigan train: load: there is no nowhere; choose",
     "resume second out=third": "minigan resume second: out cannot change when a run goes on, it would be another "
     "training; begin one with minigan train ...",
@@ -533,10 +533,10 @@ WRONG = {
     "sample first checkpoint=-1": "minigan sample: there is no checkpoint '-1' in first/checkpoints; there are",
     "sample second checkpoint=best": "minigan sample: no checkpoint in second/checkpoints was evaluated "
     "(evaluate_every=); take the latest",
-    "sample first out=second": "minigan sample: second exists already; a run needs a new folder: choose another name",
+    "sample first out=second": "minigan sample: second exists already; choose another name, or an empty folder",
     "sample first class=7": "minigan sample: label=7: the labels of ",
     "sample bare class=1": "minigan sample: label=1 needs labels and a test set, which ",
-    "interpolate first out=second": "minigan interpolate: second exists already; a run needs a new folder: choose",
+    "interpolate first out=second": "minigan interpolate: second exists already; choose another name, or an empty folder",
     "evaluate first data=nowhere": "minigan evaluate: load: there is no nowhere; choose",
     **{
         f"{command} {what}": f"minigan {command}: {said}"
@@ -769,9 +769,14 @@ def test_compare(here: Path, capsys: Capture) -> None:
 
 @pytest.mark.usefixtures("damaged")
 def test_compare_names_the_damaged_one(capsys: Capture) -> None:
-    code, sentence = refused(capsys, "compare", "first", "torn", "second")
-    assert code == 1
-    assert sentence.startswith("minigan compare: torn/config.json is not JSON (")
+    """And shows the others."""
+    code = main(["compare", "first", "torn", "second"])
+    out, err = capsys.readouterr()
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("minigan compare: left out: torn/config.json is not JSON (")
+    assert [line.split()[0] for line in out.splitlines()[:3]] == ["run", "first", "second"]
+    code, sentence = refused(capsys, "compare", "torn")
+    assert (code, sentence.startswith("minigan compare: torn/config.json is not JSON (")) == (1, True)
 
 
 def test_report(here: Path, capsys: Capture) -> None:

@@ -136,7 +136,8 @@ def test_a_terminal_gets_a_bar() -> None:
 def test_stderr_is_where_it_goes(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(1, "step") as bar:
         bar.advance(1, "a")
-    assert capsys.readouterr().out == ""
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "1 of 1 steps: a\n")
 
 
 def test_a_closed_pipe_is_told(clock: Clock) -> None:

@@ -90,7 +90,7 @@ def test_what_exists_is_refused(what: str) -> None:
         path.mkdir()
         (path / "a").mkdir() if what == "a folder with a folder" else (path / "a").write_text("text")
     before = files(Path("."))
-    with pytest.raises(FileExistsError, match=r"^old exists already; a run needs a new folder: choose another name$"):
+    with pytest.raises(FileExistsError, match=r"^old exists already; choose another name, or an empty folder$"):
         RunFolder(path, "dcgan")
     assert files(Path(".")) == before
 

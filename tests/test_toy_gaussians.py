@@ -212,7 +212,7 @@ def test_the_example_goes_on_without_scipy(tmp_path: Path) -> None:
 def test_the_example_refuses(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     cases = {
-        ("--out", "mine"): "toy_gaussians.py: mine exists already; a run needs a new folder: choose another name",
+        ("--out", "mine"): "toy_gaussians.py: mine exists already; choose another name, or an empty folder",
         ("--steps", "0"): "toy_gaussians.py: error: argument --steps: '0' is not a whole number above 0",
         ("--objective", "vae"): "toy_gaussians.py: error: argument --objective: invalid choice: 'vae'",
     }

@@ -8,7 +8,7 @@ from typing import Any
 from ..data import DataSet, load
 from ..gan.compare import compare as compared
 from ..gan.compare import describe_all
-from ..gan.records import Record
+from ..gan.records import Record, RecordError
 from ..gan.report import write_report
 from ..gan.run import refuse_other_images
 from ..gan.run_folder import RunFolder
@@ -17,7 +17,7 @@ from ..metrics import describe, train_classifier
 from ..metrics import evaluate as evaluated
 from ..options import option, parse, table
 from ..tensor import Array
-from .words import Say, UsageError, one_name, speaker, split, use_device
+from .words import Ended, Say, UsageError, one_name, speaker, split, use_device
 
 HELP = {
     "evaluate": """usage: minigan evaluate DIR [key=value ...] [--json]
@@ -89,20 +89,33 @@ def evaluate(words: Sequence[str]) -> None:
     z = latent_vectors(replace(settings, seed=seed), "evaluation", options.count)
     say(f"{options.count:,} samples of {record.path} after step {step}")
     measured = measure(generate(net, z, options.device), data, say)
-    if measured and record.state() == "complete" and options == Evaluation(data=options.data, device=options.device):
-        with RunFolder.open(record.path) as folder:
-            folder.write_json("metrics.json", {**record.metrics(), **measured})
+    if measured and options == Evaluation(data=options.data, device=options.device):
+        with RunFolder.open(record.path) as folder:  # nobody trains it meanwhile
+            metrics = record.metrics()
+            if metrics.get("step") == step:
+                folder.write_json("metrics.json", {**metrics, **measured})
     if "--json" in found.flags:
         print(json.dumps({"step": step, "samples": options.count, "seed": seed, **measured}))
 
 
 def compare(words: Sequence[str]) -> None:
-    """Several runs in tables."""
+    """Several runs in tables. One that cannot be read is named, and left out."""
     found = split(words, "minigan compare", ("--json",))
     if not found.names or found.pairs:
         raise UsageError("minigan compare: takes the folders of runs and --json, nothing else (see --help)")
-    records = [Record.read(name) for name in found.names]
+    records, faults = list[Record](), list[RecordError]()
+    for name in found.names:
+        try:
+            record = Record.read(name)
+            record.metrics()
+            records.append(record)
+        except RecordError as error:
+            faults.append(error)
+    if not records:
+        raise faults[0]
     print(json.dumps(compared(records), indent=2) if "--json" in found.flags else describe_all(records))
+    if faults:
+        raise Ended(f"left out: {'; '.join(map(str, faults))}", 1)
 
 
 def report(words: Sequence[str]) -> None:

@@ -52,7 +52,7 @@ def split(words: Sequence[str], where: str, flags: Collection[str] = ()) -> Word
             found.flags.add(word)
         elif word.startswith("-") and word != "-":
             raise UsageError(f"{where}: {_unknown_flag(word, flags)}")
-        elif re.match(r"\w*=", word):
+        elif re.match(r"[\w-]*=", word):
             found.pairs.append(word)
         else:
             found.names.append(word)

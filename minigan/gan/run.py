@@ -2,6 +2,7 @@
 
     run = Run.start(Training(RECIPES["gan"], settings, load("drawn")))
     run.train()  # to the end, or to a signal
+    run.write_results()
     run.folder.close()
 
     with RunFolder.open("runs/gan-0001") as folder:  # whatever has happened to the first one
@@ -48,6 +49,9 @@ PIPE = 13
 """SIGPIPE, where a system has it: nobody reads any more what the run says."""
 
 
+MILDER = "they have grown too large; train again with a lower lr=, or with clip_norm="
+
+
 class Stopped(Exception):
     """A signal asked the run to stop. The step was finished, and saved; whoever resumes loses nothing."""
 
@@ -92,19 +96,21 @@ class Training:
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be one of this training."""
         fixed = {key: value for key, value in to_json(self.settings).items() if key not in FREE}
-        return {"recipe": self.recipe.name, "settings": fixed, "trained_on": self.trained_on["sha256"]}
+        length = {} if self.settings.lr_schedule == "constant" else {"steps": self.steps}
+        return {"recipe": self.recipe.name, "settings": fixed, "trained_on": self.trained_on["sha256"], **length}
 
     def refuse_other(self, where: str, found: dict[str, Any]) -> None:
         """CheckpointError that names what the identity of a checkpoint has otherwise.
 
         A checkpoint of an older minigan does not have the newest settings, which then had their defaults.
         """
-        own, defaults = self.identity, to_json(self.recipe.settings())
-        there, here = ({**i, **i.pop("settings", {})} for i in ({**found}, {**own}))
+        own = self.identity
+        here = {**own, **own["settings"]}
+        there = {**to_json(self.recipe.settings()), **found, **dict(found.get("settings", {}))}
         faults = [
-            f"{key}={there.get(key, defaults.get(key))!r} there, {value!r} here"
+            f"{key}={there.get(key)!r} there, {value!r} here"
             for key, value in here.items()
-            if key != "settings" and there.get(key, defaults.get(key)) != value
+            if key != "settings" and there.get(key) != value
         ]
         if faults:
             raise CheckpointError(f"{where} is of another training: {'; '.join(faults)}")
@@ -131,6 +137,7 @@ class Run:
         self.checkpoints = Checkpoints(folder.path / "checkpoints", training.settings.keep)
         self.step, self.seen, self.seconds = 0, 0, 0.0
         self.say: Callable[[str], None] = lambda text: None
+        self._torn = False  # whether nets and players are amidst a step
         self._z_shown = latent_vectors(training.settings, "samples", SHOWN)
 
     @classmethod
@@ -230,27 +237,40 @@ class Run:
                 logs = {**logs, "fid": self._fid(training.classifier)}
             self.seconds = time.monotonic() - began
             self.folder.log({"step": step, "images": self.seen, "seconds": self.seconds, **logs})
+            closed = False
             try:
                 report(images, logs)
             except OSError as error:
                 if error.errno not in (EPIPE, EIO):  # EIO: of a terminal that has gone
                     raise
-                asked.append(PIPE)
-            stop = bool(asked)  # from here on, a signal waits for the end of the next step
-            if step % s.sample_every == 0 or last or stop:
+                closed = True
+            # From here on, a signal waits for the end of the next step.
+            stop = asked[0] if asked else PIPE if closed else None
+            if step % s.sample_every == 0 or last or stop is not None:
                 self.folder.save_samples(step, self._checked(training.generate(self._z_shown)))
-            if "fid" in logs or last or stop or time.monotonic() - saved >= s.checkpoint_seconds:
+            if "fid" in logs or last or stop is not None or time.monotonic() - saved >= s.checkpoint_seconds:
                 self.save(logs.get("fid"))
                 saved = time.monotonic()
-            if stop:
-                raise Stopped(asked[0])
+            if stop is not None:
+                raise Stopped(stop)
             under_way = step + 1
 
+        if self._torn:
+            raise RuntimeError(f"the last training in {self.folder.path} ended within a step: go on by Run.resume")
+        self._torn = True
         try:
             with signals_noted() as asked:
                 train(training.game, training.parts.players, training.steps, [after_step], first)
+                if asked:
+                    raise Stopped(asked[0])
+            self._torn = False
+        except Stopped:
+            self._torn = False
+            raise
         except NotFiniteError as error:
-            raise self._blamed(error, under_way) from error
+            fault = self._blamed(error, under_way)
+            self._torn = False
+            raise fault from error
         finally:
             self.folder.close_log()
 
@@ -262,11 +282,13 @@ class Run:
     def _fid(self, classifier: Classifier) -> float:
         """Of the samples as they are now."""
         fakes = self._checked(self.training.generate(latent_vectors(self.training.settings, "evaluation", FAKES)))
-        return own_fid(fakes, self.training.data.images, classifier)
+        data = self.training.data
+        assert data.test_images is not None
+        return own_fid(fakes, data.images, data.test_images, classifier)
 
     def _blamed(self, error: NotFiniteError, seen: int) -> NotFiniteError:
         """Goes back to the last checkpoint and does its steps again, watching every op; saves the last good state."""
-        training = self.training
+        training, step = self.training, self.step
         try:
             good, arrays, state = self.checkpoints.latest()
         except CheckpointError as lost:
@@ -275,6 +297,13 @@ class Run:
         training.restore(arrays, state)
         parts = training.parts
         found = blame(training.game, parts.players, parts.nets, training.state, good, seen)
+        if found.step is None:
+            training.restore(arrays, state)
+            self.step, self.seen = good, sum(training.images[:good])
+            self.folder.rewind(good)
+            if seen == step:  # no loss was at fault, but the images
+                return NotFiniteError(f"{error}, though all weights are finite: {MILDER}")
+            return NotFiniteError(f"{error}; {found.text}")
         self.step, self.seen = found.good, sum(training.images[: found.good])
         extra = {"seen": self.seen, "seconds": self.seconds, **training.identity}
         arrays, state = found.state
@@ -285,7 +314,7 @@ class Run:
         images = training.generate(self._z_shown)
         if np.isfinite(images).all():  # finite weights may be so large that their images are not
             self.folder.save_samples(self.step, images)
-        return NotFiniteError(found.text if found.step is not None else f"{error}; {found.text}")
+        return NotFiniteError(found.text)
 
     def write_results(self) -> None:
         """weights.safetensors, losses.png and, at the end of the run, interpolation.png."""

@@ -223,7 +223,7 @@ def check_new(path: Path) -> None:
     if path.is_dir() and all(re.fullmatch(r"config\.json\.\d+\.part", file.name) for file in path.iterdir()):
         return
     if path.exists():
-        raise FileExistsError(f"{path} exists already; a run needs a new folder: choose another name")
+        raise FileExistsError(f"{path} exists already; choose another name, or an empty folder")
 
 
 def _locked(path: Path) -> int | None:

@@ -74,14 +74,12 @@ def evaluate(fakes: Array, images: Array, labels: Array, test_images: Array, cla
     }
 
 
-def own_fid(fakes: Array, images: Array, classifier: Classifier) -> float:
-    """The `fid` of `evaluate`, by itself, of at most 10,000 fakes; with fewer test images than fakes that is another.
-
-    ValueError if the fakes are not such images.
-    """
+def own_fid(fakes: Array, images: Array, test_images: Array, classifier: Classifier) -> float:
+    """The `fid` of `evaluate`, by itself. ValueError if the fakes are not such images."""
     size, generator = fakes.shape[1], Generator(0, "metrics")
     reference = images[generator.permutation(len(images))[:REFERENCES]]
-    return fid(classifier.features(pixels(fakes[:REFERENCES], size)), _features(classifier, reference, size))
+    n = min(len(fakes), len(test_images), REFERENCES)
+    return fid(classifier.features(pixels(fakes[:n], size)), _features(classifier, reference, size))
 
 
 def describe(metrics: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ class Settings:
     """One training on images. Every field is a key of `minigan train NAME key=value` and a line of config.json."""
 
     preset: str = option("quick", "what the other keys start from: quick, minutes on two cores, or tutorial-64, hours")
-    steps: int | None = option(3000, "updates of G", above=0)
+    steps: int | None = option(3000, "updates of G", above=0, below=10_000_000)
     epochs: int | None = option(None, "passes of D over the data, in place of steps", above=0)
     image_size: int = option(28, "pixels; the data are resized", choices=tuple(BASES))
     width: int = option(32, "channels of the layers next to the image", above=0)
@@ -30,7 +30,9 @@ class Settings:
     clip_norm: float | None = option(None, "scales gradients down to this norm, for each player", above=0)
     ema: float = option(0.0, "decay of the average of G that makes the samples; 0: G itself", at_least=0, below=1)
     seed: int = option(0, "of all random numbers")
-    data: str | None = option(None, "images: a folder of IDX files or pictures, .npy, .npz, or drawn (none: MNIST)")
+    data: str | None = option(
+        None, "images: a folder of IDX files or pictures, .npy, .npz, or drawn (none: $MINIGAN_DATA, or MNIST)"
+    )
     device: str = option("cpu", "cuda: a GPU; emulator: its kernels on the CPU, slowly", choices=DEVICES)
     sample_every: int = option(100, "steps from sample picture to sample picture", above=0)
     checkpoint_seconds: float = option(30.0, "time between checkpoints; 0: after every step", at_least=0)

@@ -16,7 +16,7 @@ from . import recipe
 class Settings(recipe.Settings):
     """The authors', but for the step size and the number of channels."""
 
-    steps: int | None = option(2500, "updates of G", above=0)
+    steps: int | None = option(2500, "updates of G", above=0, below=10_000_000)
     n_critic: int = option(5, "updates of the critic for each of G", above=0)
     long_phases: bool = option(False, "100 critic updates in the first 25 steps, and in each 500th")
     clip: float = option(0.01, "bound of the critic's weights", above=0)

@@ -19,7 +19,7 @@ from . import gan, recipe
 class Settings(gan.Settings):
     """The authors' for images of 64 pixels, but for the step size of `quick` and the number of channels."""
 
-    steps: int | None = option(2500, "updates of G", above=0)
+    steps: int | None = option(2500, "updates of G", above=0, below=10_000_000)
     beta2: float = option(0.9, "Adam's average of the gradients' squares", at_least=0, below=1)
     n_critic: int = option(5, "updates of the critic for each of G", above=0)
     long_phases: bool = option(False, "100 critic updates in the first 25 steps, and in each 500th")
