@@ -132,4 +132,6 @@ def _first_line(*command: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from .cli import main as command_line
+
+    sys.exit(command_line(["doctor", *sys.argv[1:]]))

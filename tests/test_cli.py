@@ -504,8 +504,8 @@ SENSELESS = {
     "interpolate first path=spline": "minigan interpolate: path=spline: 'spline' is not one of slerp, lerp",
     "interpolate first steps=1": "minigan interpolate: steps=1: '1' is not a whole number of at least 2",
     "evaluate first count=1": "minigan evaluate: count=1: '1' is not a whole number of at least 2",
-    "compare": "minigan compare: takes the folders of runs and --json, nothing else (see --help)",
-    "compare first steps=3": "minigan compare: takes the folders of runs and --json, nothing else (see --help)",
+    "compare": "minigan compare: name the folders of runs, and nothing else (see minigan compare --help)",
+    "compare first steps=3": "minigan compare: name the folders of runs, and nothing else (see minigan compare --help)",
     "report first width=2": "minigan report: takes the folder of a run and nothing else",
     "report first --json": "minigan report: there is no --json; settings are written json=value, no dashes",
     **{

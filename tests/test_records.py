@@ -192,11 +192,11 @@ def test_how_far_a_run_is(tmp_path: Path) -> None:
     record = Record.read(write(tmp_path / "run", rows=b'{"step": 1'))
     assert record.state() == "not begun"
     write(record.path, rows=lines(rows_of(312)) + b'{"step": 313, "ima')
-    assert record.state() == "stopped at step 312 of 3000"
+    assert record.state() == "at step 312 of 3000"
     assert record.rows() == rows_of(312)
     write(record.path, rows=lines(rows_of(1300)))
     assert (record.path / "metrics.jsonl").stat().st_size > TAIL
-    assert record.state() == "stopped at step 1300 of 3000"
+    assert record.state() == "at step 1300 of 3000"
     write(record.path, metrics=METRICS)
     assert record.state() == "complete"
     assert record.metrics() == METRICS
@@ -405,9 +405,9 @@ def test_two_runs_in_words(tmp_path: Path) -> None:
     assert (
         text
         == """\
-run        recipe     state                        steps  time  images/s   FID  floor   classes  rarest  W estimate
-gan-0001   gan        complete                     3,000  80 s       640  7.21   0.11  10 of 10    5.0%           -
-wgan-0001  wgan-clip  stopped at step 312 of 3000    312  41 s       640     -      -         -       -      0.0089
+run        recipe     state                steps  time  images/s   FID  floor   classes  rarest  W estimate
+gan-0001   gan        complete             3,000  80 s       640  7.21   0.11  10 of 10    5.0%           -
+wgan-0001  wgan-clip  at step 312 of 3000    312  41 s       640     -      -         -       -      0.0089
 
 setting  gan-0001  wgan-0001
 epochs       none          2

@@ -178,7 +178,7 @@ def test_a_run_that_stopped(folder: Path) -> None:
     with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 301, "d_l')
     page = read(folder)
-    assert "stopped at step 300 of 300" in page.text
+    assert "at step 300 of 300" in page.text
     assert "Wasserstein estimate" in page.text
     assert "FID" not in page.text
     assert "Damaged" not in page.text

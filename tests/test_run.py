@@ -585,7 +585,9 @@ def test_other_data_are_refused(folder: Path, says: Says) -> None:
 
 def test_vanished_data_lose_nothing(folder: Path, says: Says) -> None:
     Path("plain.npz").rename("gone.npz")
-    assert str(folder / "plain.npz") in refused(says, "resume", "half")
+    text = refused(says, "resume", "half")
+    assert str(folder / "plain.npz") in text
+    assert text.endswith("; where the images of this run have moved to, data= says")
     Path("gone.npz").rename("plain.npz")
     goes_on(says)
 
@@ -809,7 +811,9 @@ def test_offline_a_run_does_not_go_on_with_other_digits(
         raise ConnectionError("MNIST is not here")
 
     monkeypatch.setattr("minigan.cli.train.load", offline)
-    assert refused(says, "resume", "half") == "minigan resume: MNIST is not here"
+    assert refused(says, "resume", "half") == (
+        "minigan resume: MNIST is not here; where the images of this run have moved to, data= says"
+    )
 
 
 def test_the_best_stays_the_best_when_a_run_is_spoilt(

@@ -107,7 +107,7 @@ def test_a_folder_has_one_user_at_a_time() -> None:
     with RunFolder("run", "dcgan") as run:
         run.write_json("config.json", {})
         with pytest.raises(
-            BlockingIOError, match=r"^run is in use, by another process or by a RunFolder here that is not"
+            BlockingIOError, match=r"^run is in use, by another process or by this one; wait for its end, or"
         ):
             RunFolder.open("run")
     with RunFolder.open("run") as run:

@@ -35,7 +35,7 @@ Images of a run's generator, into a new folder: grid.png, one PNG a sample in im
 "images" (bytes) and "z". Both can be trained on: data=DIR/images.
 
   minigan sample runs/gan-0001
-  minigan sample runs/gan-0001 count=1000 seed=7 truncation=0.8 checkpoint=best out=faces
+  minigan sample runs/gan-0001 count=1000 seed=7 truncation=2 checkpoint=best out=faces
   minigan sample runs/gan-0001 class=3
 
 {keys}"""
@@ -56,7 +56,9 @@ class Choice:
 
     checkpoint: str = option("latest", "latest, best (of the lowest FID), or a step")
     seed: int = option(0, "of the latent vectors")
-    truncation: float | None = option(None, "draws latent numbers anew that are further from 0", at_least=0.01)
+    truncation: float | None = option(
+        None, "draws latent numbers anew that are further from 0; below 2 contrast fades", at_least=0.01
+    )
     device: str = option("cpu", "that the samples are made on", choices=("cpu", "cuda", "emulator"))
 
 

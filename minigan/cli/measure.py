@@ -23,7 +23,7 @@ HELP = {
     "evaluate": """usage: minigan evaluate DIR [key=value ...] [--json]
 
 Measures samples of a run: FID by minigan's own classifier, beside what test images get; classes; copies of training
-images. Of the last checkpoint of a complete run it writes metrics.json, too.
+images. Without other keys than data and device, it also puts what it finds into metrics.json of a complete run.
 
   minigan evaluate runs/gan-0001
   minigan evaluate runs/gan-0001 checkpoint=best count=2000 --json""",
@@ -102,7 +102,7 @@ def compare(words: Sequence[str]) -> None:
     """Several runs in tables. One that cannot be read is named, and left out."""
     found = split(words, "minigan compare", ("--json",))
     if not found.names or found.pairs:
-        raise UsageError("minigan compare: takes the folders of runs and --json, nothing else (see --help)")
+        raise UsageError("minigan compare: name the folders of runs, and nothing else (see minigan compare --help)")
     records, faults = list[Record](), list[RecordError]()
     for name in found.names:
         try:

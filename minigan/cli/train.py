@@ -144,8 +144,10 @@ def _get_data(s: Settings, say: Say, anew: bool) -> tuple[Settings, DataSet]:
     source = s.data or os.environ.get("MINIGAN_DATA") or None
     try:
         data = load(source, s.image_size)
-    except ConnectionError:
+    except (FileNotFoundError, ConnectionError) as error:
         if not anew:
+            raise type(error)(f"{error}; where the images of this run have moved to, data= says") from error
+        if isinstance(error, FileNotFoundError):
             raise
         say(
             "MNIST is not here and cannot be downloaded, so this trains on drawn digits (data=, or --data, names "
@@ -234,6 +236,8 @@ def _estimate(run: Run, say: Say) -> dict[str, float]:
 
 def in_short(logs: dict[str, float]) -> str:
     """What the progress shows of a step."""
+    if "fid" in logs:
+        return f"FID {logs['fid']:.2f}"
     if "w_estimate" in logs:
         return "W {w_estimate:.3g} |dD/dx| {grad_norm:.3g}".format(**logs)
     return "D(x) {d_real:.2f} D(G(z)) {d_fake_before:.2f} -> {d_fake_after:.2f}".format(**logs)

@@ -147,14 +147,14 @@ class Record:
         return sorted((int(m[1]), folder / m[0]) for n in names if (m := re.fullmatch(r"step_([0-9]{6,})\.png", n)))
 
     def state(self) -> str:
-        """ "complete", "stopped at step 312 of 3000" (where it may be at this moment), or "not begun"."""
+        """ "complete", "at step 312 of 3000" (where it was stopped, or is at this moment), or "not begun"."""
         if os.path.exists(self.path / "metrics.json"):
             return "complete"
         try:
             rows, _ = _rows(_bytes(self.path / "metrics.jsonl", TAIL))
         except FileNotFoundError:
             rows = []
-        return f"stopped at step {rows[-1]['step']} of {self.steps}" if rows else "not begun"
+        return f"at step {rows[-1]['step']} of {self.steps}" if rows else "not begun"
 
 
 def _rows(data: bytes) -> tuple[list[Row], int]:

@@ -240,8 +240,7 @@ def _locked(path: Path) -> int | None:
     except BlockingIOError as error:
         os.close(descriptor)
         raise BlockingIOError(
-            f"{path} is in use, by another process or by a RunFolder here that is not closed; wait for its end, or "
-            "stop it"
+            f"{path} is in use, by another process or by this one; wait for its end, or stop it"
         ) from error
     except OSError:
         os.close(descriptor)

@@ -20,7 +20,7 @@ class Settings:
 
     preset: str = option("quick", "what the other keys start from: quick, minutes on two cores, or tutorial-64, hours")
     steps: int | None = option(3000, "updates of G", above=0, below=10_000_000)
-    epochs: int | None = option(None, "passes of D over the data, in place of steps", above=0)
+    epochs: int | None = option(None, "passes of D over the data, in place of steps", above=0, below=10_000)
     image_size: int = option(28, "pixels; the data are resized", choices=tuple(BASES))
     width: int = option(32, "channels of the layers next to the image", above=0)
     batch_size: int = option(64, "images an update", above=0)
