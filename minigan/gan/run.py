@@ -49,9 +49,6 @@ PIPE = 13
 """SIGPIPE, where a system has it: nobody reads any more what the run says."""
 
 
-MILDER = "they have grown too large; train again with a lower lr=, or with clip_norm="
-
-
 class Stopped(Exception):
     """A signal asked the run to stop. The step was finished, and saved; whoever resumes loses nothing."""
 
@@ -200,9 +197,8 @@ class Run:
             "recipe": training.recipe.name,
             "settings": to_json(settings),
             "steps": training.steps,
-            "trained_on": before.get(
-                "trained_on", training.trained_on
-            ),  # the images are the same, their place may not be
+            # Of a run that goes on the images are the same, but may have another place.
+            "trained_on": before.get("trained_on", training.trained_on),
             "minigan": __version__,
             "threads": kernels.threads(),
         }
@@ -302,7 +298,10 @@ class Run:
             self.step, self.seen = good, sum(training.images[:good])
             self.folder.rewind(good)
             if seen == step:  # no loss was at fault, but the images
-                return NotFiniteError(f"{error}, though all weights are finite: {MILDER}")
+                return NotFiniteError(
+                    f"{error}, though all weights are finite: they have grown too large; train again with a lower lr=, "
+                    "or with clip_norm="
+                )
             return NotFiniteError(f"{error}; {found.text}")
         self.step, self.seen = found.good, sum(training.images[: found.good])
         extra = {"seen": self.seen, "seconds": self.seconds, **training.identity}
