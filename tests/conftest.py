@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -26,6 +28,20 @@ def switches_are_left_as_found() -> Iterator[None]:
     assert mg.is_recording(), "the test left recording switched off"
     assert mg.kernels.backend() == "auto", "the test left another kernel backend selected"
     assert algorithm._setting == "auto", "the test left another algorithm for convolutions set"
+
+
+@pytest.fixture(scope="module")
+def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nobody's data and nobody's cache, but for the compiled kernels."""
+    folder = tmp_path_factory.mktemp("cache")
+    compiled = Path(os.environ.get("NUMBA_CACHE_DIR", "none"))
+    if compiled.exists():
+        (folder / "minigan").mkdir()
+        (folder / "minigan" / compiled.name).symlink_to(compiled)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.delenv("MINIGAN_DATA", raising=False)
+        yield
 
 
 @pytest.fixture(params=[1, 2])

@@ -41,16 +41,9 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nobody's data and nobody's cache, but for the compiled kernels; a classifier of few steps."""
-    folder = tmp_path_factory.mktemp("cache")
-    compiled = Path(os.environ.get("NUMBA_CACHE_DIR", "none"))
-    if compiled.exists():
-        (folder / "minigan").mkdir()
-        (folder / "minigan" / compiled.name).symlink_to(compiled)
+def quick_measures(clean_environment: None) -> Iterator[None]:
+    """A classifier of few steps, and few samples."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        patch.delenv("MINIGAN_DATA", raising=False)
         patch.setattr(classifier, "MIN_STEPS", 8)
         patch.setattr(training, "FAKES", 100)
         yield

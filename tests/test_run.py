@@ -49,6 +49,7 @@ from minigan.options import fields_of
 from minigan.progress import Progress
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("clean_environment")
 TINY = ("width=1", "batch_size=4", "latent=2", "checkpoint_seconds=0", "sample_every=5", "metrics=false")
 STEPS = 9
 KILLS = 20
@@ -442,20 +443,6 @@ def outcomes(workers: list[subprocess.Popen[str]]) -> dict[str, tuple[str, str, 
 
 
 # ---- in this process ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", autouse=True)
-def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nobody's data and nobody's cache, but for the compiled kernels."""
-    folder = tmp_path_factory.mktemp("cache")
-    compiled = Path(os.environ.get("NUMBA_CACHE_DIR", "none"))
-    if compiled.exists():
-        (folder / "minigan").mkdir()
-        (folder / "minigan" / compiled.name).symlink_to(compiled)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        patch.delenv("MINIGAN_DATA", raising=False)
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -127,18 +126,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nobody's data and nobody's cache, but for the compiled kernels."""
-    folder = tmp_path_factory.mktemp("cache")
-    compiled = Path(os.environ.get("NUMBA_CACHE_DIR", "none"))
-    if compiled.exists():
-        (folder / "minigan").mkdir()
-        (folder / "minigan" / compiled.name).symlink_to(compiled)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        patch.delenv("MINIGAN_DATA", raising=False)
-        yield
+pytestmark = pytest.mark.usefixtures("clean_environment")
 
 
 def start(tmp_path: Path, *options: str, before: str = "") -> subprocess.Popen[str]:
