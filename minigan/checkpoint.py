@@ -15,14 +15,14 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .files import flush
+from .files import flush, named
 from .tensor import Array
 
 FORMAT = 1
@@ -46,21 +46,21 @@ def save(folder: Path, arrays: Mapping[str, Array], state: Mapping[str, Any], sc
     folder = Path(folder)
     data, text = _packed(arrays, state, score)
     part, old, parent = _hidden(folder, "part"), _hidden(folder, "old"), folder.parent
-    with _named("write", parent):
+    with named(parent):
         new = [path for path in (parent, *parent.parents) if not path.exists()]
         parent.mkdir(parents=True, exist_ok=True)
         for path in new:
             flush(path.parent)
     _sweep(folder)
     try:
-        with _named("write", folder):
+        with named(folder):
             part.mkdir()
         for name, content in ((ARRAYS, data), (STATE, text)):
-            with _named("write", folder / name), open(part / name, "wb") as file:
+            with named(folder / name), open(part / name, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        with _named("write", folder):
+        with named(folder):
             flush(part)
             if os.path.lexists(folder):
                 os.rename(folder, old)
@@ -117,7 +117,7 @@ class Checkpoints:
         first = [s for s in self.steps() if s <= step][-self.keep :][0]
         scores = self._scores()  # what cannot be read today may be the best
         for path in [self.path(s) for s in scores if s < first and s != _lowest(scores)]:
-            with _named("remove", path):
+            with named(path, "remove"):
                 os.rename(_found(path), _hidden(path, "part"))  # half removed, it must not have a name that counts
         _sweep(self.path(step))
 
@@ -151,7 +151,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Of all checkpoints, whole or not, ascending."""
-        with _named("read", self.folder):
+        with named(self.folder, "read"):
             names = os.listdir(self.folder) if self.folder.exists() else []
         matches = (re.fullmatch(r"step-([0-9]{8,})|\.step-([0-9]{8,})\.old", name) for name in names)
         steps = {int(match[1] or match[2]) for match in matches if match}
@@ -280,22 +280,11 @@ def _found(folder: Path) -> Path:
 
 def _sweep(folder: Path) -> None:
     """Removes what crashed writes of `folder` and of steps beside it have left, but an .old that is all there is."""
-    with _named("read", folder.parent):
+    with named(folder.parent, "read"):
         names = os.listdir(folder.parent)
     for name in names:
         match = re.fullmatch(rf"\.(step-[0-9]+|{re.escape(folder.name)})\.(part|old)", name)
         if match and (match[2] == "part" or match[1] in names):
             path = folder.parent / name
-            with _named("remove", path):
+            with named(path, "remove"):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-@contextmanager
-def _named(verb: str, path: Path) -> Iterator[None]:
-    """An OSError inside names the file, and what to do where one was to be changed."""
-    try:
-        yield
-    except OSError as error:
-        advice = "; complete checkpoints are intact: make room, or choose another folder"
-        message = f"cannot {verb} {path}: {error.strerror or error}{'' if verb == 'read' else advice}"
-        raise OSError(message) from error

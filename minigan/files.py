@@ -35,15 +35,13 @@ def flush(path: str | Path) -> None:
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
-    """An OSError inside names the file and what to do."""
+def named(path: Path, verb: str = "write") -> Iterator[None]:
+    """An OSError inside names the file, and what to do where one was to be changed."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        message = (
-            f"cannot write {path}: {reason}; what was written before is intact: make room, or choose another place"
-        )
+        advice = "; what was written before is intact: make room, or choose another place"
+        message = f"cannot {verb} {path}: {error.strerror or error}{'' if verb == 'read' else advice}"
         raise OSError(message) from error
 
 

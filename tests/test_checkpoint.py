@@ -534,8 +534,8 @@ def test_a_disk_that_is_full_at_any_call(tmp_path: Path, step: int, lasting: boo
         if message:
             folder = re.escape(str(checkpoints.folder))
             assert re.fullmatch(
-                rf"cannot ((write|remove) {folder}(/\S+)?: No space left on device; complete checkpoints are intact: "
-                rf"make room, or choose another folder|read {folder}: No space left on device)",
+                rf"cannot ((write|remove) {folder}(/\S+)?: No space left on device; what was written before is intact: "
+                rf"make room, or choose another place|read {folder}: No space left on device)",
                 message,
             )
             failed.append(calls[at])

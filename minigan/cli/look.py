@@ -16,6 +16,7 @@ from ..gan.records import Record
 from ..gan.run import refuse_other_images
 from ..gan.run_folder import check_new, next_free
 from ..gan.sampling import AT_ONCE, generate, recipe_of, trained_generator
+from ..kernels.device import NAMES as DEVICES
 from ..metrics import train_classifier
 from ..nn import Module
 from ..options import option, parse, table
@@ -59,7 +60,7 @@ class Choice:
     truncation: float | None = option(
         None, "draws latent numbers anew that are further from 0; below 2 contrast fades", at_least=0.01
     )
-    device: str = option("cpu", "that the samples are made on", choices=("cpu", "cuda", "emulator"))
+    device: str = option("cpu", "that the samples are made on", choices=DEVICES)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Walks(Choice):
 
     walks: int = option(8, "rows", above=0)
     steps: int = option(10, "pictures a row, both ends included", at_least=2)
-    path: str = option("slerp", "great circles, or straight lines", choices=("slerp", "lerp"))
+    path: str = option("slerp", "great circles, or straight lines", choices=tuple(PATHS))
     out: str | None = option(None, "a new folder (none: DIR/walks-0001 and on)")
 
 

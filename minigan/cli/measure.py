@@ -13,6 +13,7 @@ from ..gan.report import write_report
 from ..gan.run import refuse_other_images
 from ..gan.run_folder import RunFolder
 from ..gan.sampling import FAKES, generate, latent_vectors, recipe_of, trained_generator
+from ..kernels.device import NAMES as DEVICES
 from ..metrics import describe, train_classifier
 from ..metrics import evaluate as evaluated
 from ..options import option, parse, table
@@ -48,7 +49,7 @@ class Evaluation:
     count: int = option(FAKES, "samples", at_least=2)
     seed: int | None = option(None, "of the latent vectors (none: the run's own)")
     data: str | None = option(None, "where the images are now (none: where the run found them)")
-    device: str = option("cpu", "that the samples are made on", choices=("cpu", "cuda", "emulator"))
+    device: str = option("cpu", "that the samples are made on", choices=DEVICES)
 
 
 def help_on(command: str, rest: Sequence[str]) -> str:
