@@ -18,13 +18,15 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """step_worker.py with a task, until the `with` block ends. `label` is what errors call it."""
+    """A program with a task, until the `with` block ends. `label` is what errors call it."""
 
-    def __init__(self, label: str, task: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, label: str, task: Mapping[str, Any], environment: Mapping[str, str], program: Path = PROGRAM
+    ) -> None:
         self.label = label
         self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (__exit__ closes it)
         self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), json.dumps(task)],
+            [sys.executable, str(program), json.dumps(task)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=environment,
             start_new_session=True,  # a Ctrl-C is the parent's to answer
         )  # fmt: skip

@@ -48,14 +48,14 @@ def fault(source: str | Path | None, error: type[Exception] = ValueError, **opti
 
 
 def test_a_source_that_is_not_there(tmp_path: Path) -> None:
-    kinds = '"drawn", a folder of IDX files, a folder of PNG or JPEG pictures, a .npy file or a .npz file'
+    kinds = '"drawn", "triangles", a folder of IDX files, a folder of PNG or JPEG pictures, a .npy file or a .npz file'
     assert fault(tmp_path / "no", FileNotFoundError) == f"load: there is no {tmp_path / 'no'}; choose {kinds}"
     (tmp_path / "faces.mat").write_bytes(b"MATLAB")
     assert fault(tmp_path / "faces.mat") == f"load: {tmp_path / 'faces.mat'} is a file of another kind; choose {kinds}"
 
 
 def test_an_empty_name_is_not_the_current_folder() -> None:
-    kinds = '"drawn", a folder of IDX files, a folder of PNG or JPEG pictures, a .npy file or a .npz file'
+    kinds = '"drawn", "triangles", a folder of IDX files, a folder of PNG or JPEG pictures, a .npy file or a .npz file'
     assert fault("") == f"load: the name of the source is empty; choose {kinds}"
 
 

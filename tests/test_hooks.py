@@ -13,7 +13,7 @@ from on_device import DEVICE, needs_device
 
 import minigan as mg
 from minigan import nn
-from minigan.gan import EMA, NON_SATURATING, Game, LinearDecay, Player, clip_gradients, train, two_player
+from minigan.gan import EMA, NON_SATURATING, Game, GradientNorm, LinearDecay, Player, clip_gradients, train, two_player
 from minigan.optim import SGD, Adam
 from minigan.random import Generator
 
@@ -321,6 +321,19 @@ def test_gradients_on_a_device() -> None:
         assert clip_gradients(there, max_norm) == pytest.approx(clip_gradients(here, max_norm), rel=1e-6)
         for p, q in zip(here, there, strict=True):
             np.testing.assert_allclose(mg.kernels.to_host(q.grad), p.grad, rtol=1e-6)
+
+
+def test_the_norm_before_clipping() -> None:
+    a, b = leaf([1.0, 2.0], [3.0, 0.0]), leaf([3.0], [4.0])
+    norm = GradientNorm(iter([a, b]))
+    assert norm.value == 0
+    norm()
+    assert norm.value == pytest.approx(5)
+    np.testing.assert_array_equal(a.grad, [3.0, 0.0])
+    np.testing.assert_array_equal(b.grad, [4.0])
+    clip_gradients([a, b], 1.0)
+    norm()
+    assert norm.value == pytest.approx(1, rel=1e-6)
 
 
 @pytest.mark.parametrize("max_norm", [0, -1.0, float("nan")])

@@ -1,6 +1,5 @@
 """The Fréchet distance against its closed forms, neighbours against brute force, and a classifier that trains here."""
 
-import json
 import os
 import pickle
 import re
@@ -14,9 +13,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from minigan import random
-from minigan.data import load_mnist, resize
+from minigan.data import load_mnist
+from minigan.metrics import Reference, fid, frechet_distance, nearest, neighbours, train_classifier
 from minigan.metrics import classifier as classifier_module
-from minigan.metrics import describe, evaluate, fid, frechet_distance, nearest, neighbours, report, train_classifier
 from minigan.random import Generator
 
 Array = np.typing.NDArray[Any]
@@ -398,127 +397,6 @@ def test_images_of_another_range_are_refused(images: Array, text: str) -> None:
         train_classifier(*TRAIN, *TEST).features(images)
 
 
-# All together
-
-
-def judged(fakes: Array) -> dict[str, Any]:
-    return evaluate(fakes.astype(np.float32), *TRAIN, TEST[0], train_classifier(*TRAIN, *TEST))
-
-
-def real(images: Array) -> Array:
-    return images / 127.5 - 1
-
-
-def test_evaluate_unmasks_copies() -> None:
-    """Copies of training images: an FID of real images, but at no distance from what was learned."""
-    found = judged(real(IMAGES[:250]))
-    assert (found["n"], found["n_reference"]) == (200, 300)
-    assert sum(found["predicted_histogram"]) == sum(found["label_histogram"]) == 250
-    assert found["fid"] < 2 * found["fid_floor"]
-    assert found["nearest_train"] < 1e-5 < found["nearest_train_of_test"]
-    assert found["nearest_ratio"] < 1e-6
-    assert found["label_histogram"] == np.bincount(LABELS[:250]).tolist()
-    assert found["classes_present"] == 4
-    assert np.abs(np.subtract(found["predicted_histogram"], found["label_histogram"])).sum() < 20
-
-
-def test_evaluate_of_other_real_images() -> None:
-    found = judged(real(bars(250, 5)[0]))
-    assert found["fid"] < 3 * found["fid_floor"]
-    assert found["nearest_ratio"] == pytest.approx(1, abs=0.05)
-
-
-def test_evaluate_of_noise() -> None:
-    found = judged(np.random.default_rng(0).uniform(-1, 1, (250, 28, 28, 1)))
-    assert found["fid"] > 20 * found["fid_floor"]
-    assert found["nearest_ratio"] > 1.2
-
-
-def test_evaluate_of_a_collapsed_generator() -> None:
-    one = real(IMAGES[LABELS == 2][:1])
-    found = judged(np.clip(one + np.random.default_rng(0).normal(0, 0.02, (250, 28, 28, 1)), -1, 1))
-    assert found["label_histogram"] == [0, 0, 250, 0]
-    assert found["predicted_histogram"] == [0, 0, 250, 0]
-    assert found["classes_present"] == 1
-    assert found["fid"] > 10 * found["fid_floor"]
-
-
-def test_evaluate_brings_real_images_to_the_size_of_the_fakes() -> None:
-    """An interpolated copy is a copy, and its features are those of interpolated images."""
-    fakes = resize(real(IMAGES[:100]), 40)
-    found = judged(fakes)
-    assert found["nearest_train"] < 1e-4
-    assert found["fid"] < 3 * found["fid_floor"]
-
-
-def test_evaluate_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes = real(bars(50, 5)[0])
-    whole = judged(fakes)
-    monkeypatch.setattr(report, "CHUNK", 23)
-    for key, value in judged(fakes).items():
-        assert value == pytest.approx(whole[key], rel=1e-3), key
-
-
-def test_evaluate_takes_a_sample_of_much_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "REFERENCES", 80)
-    monkeypatch.setattr(report, "QUERIES", 60)
-    found = judged(real(IMAGES[:100]))
-    assert (found["n"], found["n_reference"]) == (80, 80)
-    assert sum(found["label_histogram"]) == 60
-    assert sum(found["predicted_histogram"]) == 100
-    assert found["nearest_train"] < 1e-5  # of all training images
-    assert found == judged(real(IMAGES[:100]))
-
-
-@pytest.mark.parametrize("n", [50, 150])
-def test_evaluate_compares_as_many_fakes_as_test_images(n: int) -> None:
-    """Fewer images have a larger FID: fakes that begin with the test images get what these get."""
-    order = Generator(0, "metrics")
-    order.permutation(len(IMAGES))  # the draw of the reference; the next draw brings tests into the order of the fakes
-    tests = TEST[0][:n][np.argsort(order.permutation(n))]
-    found = evaluate(real(TEST[0]), *TRAIN, tests, train_classifier(*TRAIN, *TEST))
-    assert found["n"] == n
-    assert found["fid"] == pytest.approx(found["fid_floor"], rel=1e-3)
-
-
-def test_evaluate_gives_json_and_words() -> None:
-    found = judged(real(bars(250, 5)[0]))
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    for key in ("fid", "fid_floor", "classifier_accuracy", "nearest_train", "nearest_train_of_test", "nearest_ratio"):
-        assert type(found[key]) is float, key
-    found = {
-        **{"n": 8000, "n_reference": 9000, "fid": 12.345, "fid_floor": 0.4, "classes_present": 2},
-        **{"classifier_accuracy": 0.9921, "label_histogram": [1, 0, 1000], "nearest_ratio": 1.031},
-        "predicted_histogram": [3000, 4800, 200],
-    }
-    assert describe(found).splitlines() == [
-        "FID (own features, 8,000 samples against 9,000 training images): 12.35; "
-        "as many test images against the same: 0.40",
-        "The features are those of a classifier that gets 99.2% of the test images right; "
-        "this FID compares with no published one",
-        "Classes among 1,001 samples, by nearest training image: 0:1 1:0 2:1000; 2 of 3 present",
-        "Classes among 8,000 samples, by the classifier: 0:3000 1:4800 2:200; the rarest has 2.5%",
-        "Nearest training image: 1.03 times as far as from test images (far below 1: memorised)",
-    ]
-
-
-def test_evaluate_where_the_test_images_are_copies() -> None:
-    net = train_classifier(*TRAIN, *TEST)
-    found = evaluate(real(IMAGES[:50]), IMAGES, LABELS, IMAGES, net)
-    assert found["nearest_ratio"] is None
-    assert describe(found).splitlines()[-1] == "Nearest training image: as near as copies are, for test images too"
-
-
-@pytest.mark.parametrize(
-    "fakes",
-    [np.zeros((1, 28, 28, 1)), np.zeros((9, 28, 20, 1)), np.zeros((9, 28, 28)), np.zeros((9, 28, 28, 1), np.uint8)],
-)
-def test_evaluate_faults(fakes: Array) -> None:
-    text = f"evaluate: fakes must be N > 1 float images (N, H, H, C), but are {fakes.dtype} {fakes.shape}"
-    with pytest.raises(ValueError, match=re.escape(text)):
-        evaluate(fakes, *TRAIN, TEST[0], train_classifier(*TRAIN, *TEST))
-
-
 # The real one
 
 HERE = os.environ.get("MINIGAN_DATA")
@@ -531,6 +409,7 @@ def test_the_real_mnist() -> None:
     net = train_classifier(*train, *test)
     assert net.accuracy >= 0.99
     rows = Generator(0, "others").permutation(60_000)[:2000]
-    found = evaluate(real(train[0][rows])[..., None], *train, test[0], net)
+    judge = Reference(train[0][..., None], test[0][..., None], 28, train[1], net)
+    found = judge.evaluate((train[0][rows, :, :, None] / 127.5 - 1).astype(np.float32))
     assert found["fid_floor"] < 0.5
     assert found["nearest_train"] < 1e-4

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import check
 
-from minigan.gan.compare import compare, describe_all, duration, shown, summary
+from minigan.gan.compare import Contents, contents, describe_all, duration, shown, summary
+from minigan.gan.compare_page import page as comparison
 from minigan.gan.records import TAIL, Record, RecordError, read_json, read_rows, throughput
 from minigan.gan.report import page
 
@@ -65,6 +67,10 @@ def refusal(call: Callable[[], object]) -> str:
     text = str(info.value)
     assert text.isprintable()
     return text
+
+
+def read(folder: Path) -> Contents:
+    return contents(Record.read(folder))
 
 
 def changed(key: str, value: Any) -> dict[str, Any]:
@@ -315,9 +321,11 @@ def told(call: Callable[[], Any]) -> Any:
 
 
 def json_of(record: Record) -> None:
-    json.dumps(compare([record]), allow_nan=False)
-    assert describe_all([record, record]).encode()
-    assert page(record).encode()
+    run = contents(record)
+    json.dumps(summary(run), allow_nan=False)
+    assert describe_all([run, run]).encode()
+    for text in (page(run), comparison([run, run])):
+        assert check(text).elements
 
 
 WHOLE = {
@@ -371,15 +379,16 @@ def test_any_values_under_the_right_keys(
 
 
 def test_a_summary_has_what_is_known(tmp_path: Path) -> None:
-    run = summary(Record.read(write(tmp_path / "run", rows=lines(rows_of(40)) + b"?\n", metrics=METRICS)))
+    run = summary(read(write(tmp_path / "run", rows=lines(rows_of(40)) + b"?\n", metrics=METRICS)))
     assert run == {
         "name": "run", "path": str(tmp_path / "run"), "recipe": "gan", "state": "complete", "steps": 3000,
         "step": 3000, "images": 192000, "seconds": 80.4, "images_per_second": pytest.approx(640), "fid": 7.214,
         "fid_floor": 0.112, "n": 10000, "classes_present": 10, "classes": 10, "rarest_share": 0.05,
         "predicted_histogram": METRICS["predicted_histogram"], "nearest_ratio": 1.33, "w_estimate_peak": None,
         "w_estimate_end": None, "trained_on": CONFIG["trained_on"], "lines_left_out": 1, "settings": CONFIG["settings"],
+        "metrics": METRICS, "warnings": [],
     }  # fmt: skip
-    run = summary(Record.read(write(tmp_path / "other")))
+    run = summary(read(write(tmp_path / "other")))
     assert {run[key] for key in ("step", "seconds", "images_per_second", "fid", "classes", "rarest_share")} == {None}
 
 
@@ -387,11 +396,11 @@ def test_the_estimate_is_that_of_the_smoothed_curve(tmp_path: Path) -> None:
     estimate = np.r_[np.linspace(0, 30, 100), np.linspace(30, 1, 900)]
     estimate[50] = 1e6  # an outlier
     rows = [{"step": i + 1, "w_estimate": w} for i, w in enumerate(estimate)]
-    run = summary(Record.read(write(tmp_path / "run", rows=lines(rows))))
+    run = summary(read(write(tmp_path / "run", rows=lines(rows))))
     assert run["w_estimate_peak"] == pytest.approx(29, abs=1)
     assert run["w_estimate_end"] == pytest.approx(1.8, abs=0.3)
     write(tmp_path / "run", rows=lines([{"step": 1, "w_estimate": nan}, {"step": 2, "w_estimate": inf}]))
-    run = summary(Record.read(tmp_path / "run"))
+    run = summary(read(tmp_path / "run"))
     assert (run["w_estimate_peak"], run["w_estimate_end"]) == (None, None)
 
 
@@ -401,7 +410,7 @@ def test_two_runs_in_words(tmp_path: Path) -> None:
     data = {"name": "drawn digits", "shape": [70000, 28, 28, 1], "sha256": "99887766" * 8}
     config = {**CONFIG, "recipe": "wgan-clip", "settings": settings, "trained_on": data}
     write(tmp_path / "wgan-0001", config, rows=b"oops\n" + lines(rows_of(312, w_estimate=0.0089)))
-    text = describe_all([Record.read(tmp_path / name) for name in ("gan-0001", "wgan-0001")])
+    text = describe_all([read(tmp_path / name) for name in ("gan-0001", "wgan-0001")])
     assert (
         text
         == """\
@@ -416,7 +425,8 @@ clip            -       0.01
 
 Trained on different data, so their FIDs do not compare: gan-0001 on MNIST (1a2b3c4d); \
 wgan-0001 on drawn digits (99887766).
-wgan-0001: 1 damaged line of metrics.jsonl left out."""
+wgan-0001: 1 damaged line of metrics.jsonl left out.
+wgan-0001: 1 warning: The run is not complete."""
     )
 
 
@@ -425,7 +435,7 @@ def test_equal_names_numbers_of_samples_and_equal_settings(tmp_path: Path) -> No
     for folder, n in zip(folders, (10000, 5000), strict=True):
         folder.parent.mkdir()
         write(folder, metrics={**METRICS, "n": n})
-    text = describe_all([Record.read(folder) for folder in folders])
+    text = describe_all([read(folder) for folder in folders])
     assert text.splitlines()[1].startswith(str(folders[0]))
     assert text.endswith(f"""
 
@@ -433,7 +443,7 @@ Their settings are the same.
 
 Measured by different numbers of samples, so their FIDs do not compare: {folders[0]} by 10,000; \
 {folders[1]} by 5,000.""")
-    assert len(describe_all([Record.read(folders[0])]).splitlines()) == 2
+    assert len(describe_all([read(folders[0])]).splitlines()) == 2
 
 
 def test_reading_changes_nothing(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 from minigan import kernels
@@ -45,6 +46,7 @@ from minigan.gan.records import Record
 from minigan.gan.run import Run, Stopped, Training
 from minigan.gan.run_folder import RunFolder
 from minigan.gan.sampling import SHOWN, generate, latent_vectors, recipe_of, trained_generator
+from minigan.metrics import mean_pairwise_distance
 from minigan.options import fields_of
 from minigan.progress import Progress
 
@@ -988,13 +990,26 @@ def test_an_average_makes_the_samples(folder: Path, says: Says) -> None:
 def test_the_best_is_kept(folder: Path, says: Says, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([3.0, 1.0, 2.0, 1.5])
     monkeypatch.setattr("minigan.gan.run.train_classifier", lambda *data: object())
-    monkeypatch.setattr("minigan.gan.run.own_fid", lambda *what: next(scores))
+    monkeypatch.setattr("minigan.gan.run.Reference.fid", lambda *what: next(scores))
     words = [word for word in words_of("evaluated") if "evaluate_every" not in word]
     assert says("train", *words, "evaluate_every=2", "out=measured")[0] == 0
     rows = {row["step"]: row.get("fid") for row in Record.read("measured").rows()}
     assert [rows[step] for step in range(1, STEPS + 1)] == [None, 3.0, None, 1.0, None, 2.0, None, 1.5, None]
     assert Checkpoints("measured/checkpoints").steps() == [4, STEPS]
     assert " after step 4: " in says("sample", "measured", "checkpoint=best", "count=2", "out=best")[1]
+
+
+def test_rows_say_how_the_generator_fares(folder: Path, says: Says) -> None:
+    """Its gradient in each row, before it is clipped; how different its samples are where there is a picture."""
+    assert says("train", *words_of("hooks"), "out=watched")[0] == 0
+    rows = Record.read("watched").rows()
+    assert all(row["g_grad_norm"] > 0 for row in rows)
+    assert any(row["g_grad_norm"] > 1.1 for row in rows)  # clip_norm=1
+    assert [row["step"] for row in rows if "spread" in row] == [5]
+    net = Training(RECIPES["gan"], RECIPES["gan"].parse(words_of("hooks")[1:], "test"), load_data("plain.npz"))
+    shown = np.asarray(Image.open("watched/samples/step_000005.png"), np.float64)
+    grid = shown.reshape(8, 28, 8, 28).swapaxes(1, 2).reshape(64, 784) / 127.5 - 1
+    assert rows[4]["spread"] == pytest.approx(mean_pairwise_distance(grid) / net.real_distance, abs=0.01)
 
 
 # ---- killed, and without room ---------------------------------------------------------------------------------------

@@ -222,7 +222,8 @@ def test_the_example_in_colour_at_other_sizes(tmp_path: Path, objective: str) ->
     code, out, err = finish(start(tmp_path, *options, "--out", "run"))
     assert code == 0, err
     assert "32 images of colours.npz, 20x20 pixels, in colour" in out
-    assert "These images come without labels or without a test set, so nothing classifies them: no FID." in out
+    assert "These images come without labels or without a test set, so nothing classifies them: " in out
+    assert "By the features of an untrained net, 10,000 samples against 32 training images: FID " in out
     picture = imread(tmp_path / "run" / "samples" / "step_000002.png")
     assert picture.shape[:2] == (8 * 33 + 1, 8 * 33 + 1)
     assert (picture[..., 0] != picture[..., 1]).any()
@@ -297,8 +298,11 @@ def test_what_cannot_be_measured_loses_nothing(tmp_path: Path, data: Path) -> No
     code, out, err = finish(start(tmp_path, "--epochs", "1", *TINY, "--data", ".", "--out", "run"))
     assert code == 0, err
     assert "2 steps in" in out
-    assert "Not measured: train_classifier: all labels are 0" in out
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["step"] == 2
+    assert "No classifier: train_classifier: all labels are 0" in out
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert found["step"] == 2
+    assert found["fid_random"] > 0
+    assert "fid" not in found
 
 
 def test_the_example_runs_without_numba(tmp_path: Path, data: Path) -> None:

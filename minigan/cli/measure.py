@@ -1,21 +1,25 @@
 """minigan evaluate, compare and report."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..data import DataSet, load
-from ..gan.compare import compare as compared
-from ..gan.compare import describe_all
+from ..gan.compare import Contents, contents, describe_all, summary
+from ..gan.compare_page import write_comparison
+from ..gan.health import told
+from ..gan.inversion import measure_triangles
 from ..gan.records import Record, RecordError
 from ..gan.report import write_report
 from ..gan.run import refuse_other_images
 from ..gan.run_folder import RunFolder
 from ..gan.sampling import FAKES, generate, latent_vectors, recipe_of, trained_generator
 from ..kernels.device import NAMES as DEVICES
-from ..metrics import describe, train_classifier
-from ..metrics import evaluate as evaluated
+from ..metrics import Reference, describe, train_classifier
+from ..nn import Module
 from ..options import option, parse, table
 from ..tensor import Array
 from .words import Ended, Say, UsageError, one_name, speaker, split, use_device
@@ -28,14 +32,16 @@ images. Without other keys than data and device, it also puts what it finds into
 
   minigan evaluate runs/gan-0001
   minigan evaluate runs/gan-0001 checkpoint=best count=2000 --json""",
-    "compare": """usage: minigan compare DIR ... [--json]
+    "compare": """usage: minigan compare DIR ... [out=FILE.html] [--json]
 
-A table of runs: their results, and the settings in which they differ.
+A table of runs: their results, the settings in which they differ, and what is wrong with them. With out= also as a
+page, which needs no network: results beside what real images get, curves over each other, samples.
 
-  minigan compare runs/gan-0001 runs/wgan-gp-0001""",
+  minigan compare runs/gan-0001 runs/wgan-gp-0001 out=runs.html""",
     "report": """usage: minigan report DIR
 
-Writes DIR/report.html: settings, curves, samples, results. It opens without a network and can be sent as it is.
+Writes DIR/report.html: warnings, results, curves, samples, settings. It opens without a network and can be sent as
+it is.
 
   minigan report runs/gan-0001""",
 }
@@ -58,18 +64,31 @@ def help_on(command: str, rest: Sequence[str]) -> str:
     return HELP[command] + keys
 
 
-def measure(fakes: Array, data: DataSet, say: Say) -> dict[str, Any]:
-    """Says how good the fakes are; nothing where the data do not allow to tell."""
+def measure(net: Module, z: Array, device: str, data: DataSet, say: Say) -> dict[str, Any]:
+    """Says how good the images are that a generator makes of z (N, latent), as far as the data allow to tell."""
+    classifier = None
     if data.labels is None or data.test_images is None or data.test_labels is None:
-        say("These images come without labels or without a test set, so nothing classifies them: no FID.")
-        return {}
-    say("Measuring by a classifier, which is trained once for each data set.")
+        say(
+            "These images come without labels or without a test set, so nothing classifies them: measured by the "
+            "features of an untrained net."
+        )
+    else:
+        say("Measuring by a classifier, which is trained once for each data set.")
+        try:
+            classifier = train_classifier(data.images, data.labels, data.test_images, data.test_labels)
+        except ValueError as error:
+            say(f"No classifier: {error}.")
+    fakes = generate(net, z, device)
     try:
-        classifier = train_classifier(data.images, data.labels, data.test_images, data.test_labels)
-        metrics = evaluated(fakes, data.images, data.labels, data.test_images, classifier)
+        reference = Reference(data.images, data.test_images, fakes.shape[1], data.labels, classifier)
+        metrics = reference.evaluate(fakes)
     except ValueError as error:
         say(f"Not measured: {error}.")
         return {}
+    if data.name == "drawn triangles":
+        assert data.test_images is not None
+        say("Looking for the nearest triangles, and for the latent vectors of some; it takes a while.")
+        metrics |= measure_triangles(net, z.shape[1], fakes, data.images, data.test_images, device=device)
     say(describe(metrics))
     return metrics
 
@@ -89,7 +108,7 @@ def evaluate(words: Sequence[str]) -> None:
     seed = settings.seed if options.seed is None else options.seed
     z = latent_vectors(replace(settings, seed=seed), "evaluation", options.count)
     say(f"{options.count:,} samples of {record.path} after step {step}")
-    measured = measure(generate(net, z, options.device), data, say)
+    measured = measure(net, z, options.device, data, say)
     if measured and options == Evaluation(data=options.data, device=options.device):
         with RunFolder.open(record.path) as folder:  # nobody trains it meanwhile
             metrics = record.metrics()
@@ -100,29 +119,42 @@ def evaluate(words: Sequence[str]) -> None:
 
 
 def compare(words: Sequence[str]) -> None:
-    """Several runs in tables. One that cannot be read is named, and left out."""
-    found = split(words, "minigan compare", ("--json",))
-    if not found.names or found.pairs:
-        raise UsageError("minigan compare: name the folders of runs, and nothing else (see minigan compare --help)")
-    records, faults = list[Record](), list[RecordError]()
+    """Several runs in tables, and as a page. One that cannot be read is named, and left out."""
+    where = "minigan compare"
+    found = split(words, where, ("--json",))
+    if not found.names:
+        raise UsageError(f"{where}: name the folders of runs (see minigan compare --help)")
+    out = _out(found.pairs, where)
+    runs, faults = list[Contents](), list[RecordError]()
     for name in found.names:
         try:
-            record = Record.read(name)
-            record.metrics()
-            records.append(record)
+            runs.append(contents(Record.read(name)))
         except RecordError as error:
             faults.append(error)
-    if not records:
+    if not runs:
         raise faults[0]
-    print(json.dumps(compared(records), indent=2) if "--json" in found.flags else describe_all(records))
+    if out is not None:
+        speaker("--json" in found.flags)(f"written: {write_comparison(runs, Path(out))}")
+    print(json.dumps([summary(run) for run in runs], indent=2) if "--json" in found.flags else describe_all(runs))
     if faults:
         raise Ended(f"left out: {'; '.join(map(str, faults))}", 1)
 
 
+def _out(pairs: Sequence[str], where: str) -> str | None:
+    """The value of out=, None without. UsageError for any other key."""
+    for pair in pairs:
+        if not pair.startswith("out=") or pair == "out=" or len(pairs) > 1:
+            raise UsageError(f"{where}: takes no {pair} here; the only key is out=FILE.html, once")
+    return pairs[0].partition("=")[2] if pairs else None
+
+
 def report(words: Sequence[str]) -> None:
-    """One page of HTML."""
+    """One page of HTML. Its path goes to stdout, the warnings in it to stderr."""
     found = split(words, "minigan report")
     name = one_name(found, "minigan report", "the folder of a run")
     if found.pairs:
         raise UsageError("minigan report: takes the folder of a run and nothing else")
-    print(write_report(Record.read(name)))
+    path, findings = write_report(Record.read(name))
+    print(path)
+    if findings:
+        print(told(findings), file=sys.stderr)

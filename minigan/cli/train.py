@@ -12,6 +12,7 @@ from typing import Any
 from .. import kernels
 from .._version import __version__
 from ..data import DataSet, load
+from ..data.sources import DRAWN
 from ..gan import NotFiniteError
 from ..gan.recipes import RECIPES, Recipe, Settings
 from ..gan.recipes.recipe import FREE
@@ -154,7 +155,7 @@ def _get_data(s: Settings, say: Say, anew: bool) -> tuple[Settings, DataSet]:
             "other images)."
         )
         source, data = "drawn", load("drawn")
-    if source not in (None, "drawn"):
+    if source is not None and source not in DRAWN:
         source = str(Path(os.path.expanduser(source)).resolve())
     N, H, W, C = data.images.shape
     say(f"{N:,} images of {data.name}, {H}x{W} pixels, {'grey' if C == 1 else 'in colour'}")
@@ -206,8 +207,9 @@ def _train(run: Run, again: str) -> None:
 def _measured(run: Run, say: Say, metrics: dict[str, Any]) -> dict[str, Any]:
     """How good the samples are. Interrupted, it leaves a complete run with the `metrics` so far."""
     try:
-        fakes = run.training.generate(latent_vectors(run.training.settings, "evaluation", FAKES))
-        return measure(fakes, run.training.data, say)
+        training = run.training
+        z = latent_vectors(training.settings, "evaluation", FAKES)
+        return measure(training.sampler, z, training.settings.device, training.data, say)
     except (KeyboardInterrupt, Terminated) as error:
         run.folder.write_json("metrics.json", metrics)
         advice = f"minigan evaluate {shlex.quote(str(run.folder.path))}"

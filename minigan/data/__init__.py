@@ -5,6 +5,7 @@ from .drawn import drawn_digits
 from .mixtures import GRID25, RING8, Mixture
 from .mnist import load_mnist, read_idx
 from .sources import DataSet, load
+from .triangles import drawn_triangles
 
 __all__ = [
     "GRID25",
@@ -13,6 +14,7 @@ __all__ = [
     "Mixture",
     "batches",
     "drawn_digits",
+    "drawn_triangles",
     "load",
     "load_mnist",
     "read_idx",

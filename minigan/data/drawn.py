@@ -19,8 +19,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import cache_folder, keep
+from ..files import cache_folder
 from ..random import Generator
+from .kept import made_once
 
 Array = NDArray[Any]
 Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -80,11 +81,9 @@ def drawn_digits(split: Literal["train", "test"] = "train", seed: int = 0) -> Di
         raise ValueError(f"drawn_digits: there is no split {split!r}; choose train or test")
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
     path = cache_folder() / "drawn" / f"{split}-{seed}-{recipe}.bin"
-    digits = _read(path, COUNTS[split])
-    if digits is None:
-        digits = draw(COUNTS[split], Generator(seed, f"drawn digits, {split}"))
-        keep(path, lambda part: _write(Path(part), *digits))
-    return digits
+    n = COUNTS[split]
+    images, labels = made_once(path, ((n, 28, 28), (n,)), lambda: draw(n, Generator(seed, f"drawn digits, {split}")))
+    return images, labels
 
 
 def draw(n: int, generator: Generator) -> Digits:
@@ -176,23 +175,3 @@ def _between(limits: tuple[float, float], generator: Generator, shape: int | tup
     """Uniform numbers, float32."""
     low, high = map(np.float32, limits)
     return low + (high - low) * generator.uniform(shape)
-
-
-def _read(path: Path, n: int) -> Digits | None:
-    """What `_write` wrote, or None if it is not there, not whole or not n digits."""
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError:
-        return None
-    data, digest = data[:-32], data[-32:]
-    if data.size != n * (28 * 28 + 1) or hashlib.sha256(data.data).digest() != digest.tobytes():
-        return None
-    return data[:-n].reshape(n, 28, 28), data[-n:]
-
-
-def _write(path: Path, images: Array, labels: Array) -> None:
-    """The images' bytes, the labels', and the sha256 of them all."""
-    digest = hashlib.sha256(images.data)
-    digest.update(labels.data)
-    with open(path, "wb") as file:
-        file.writelines((images.data, labels.data, digest.digest()))

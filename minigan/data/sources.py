@@ -1,4 +1,4 @@
-"""Any images as one data set: MNIST, drawn digits, IDX files, NumPy arrays, or a folder of pictures.
+"""Any images as one data set: MNIST, drawn digits, triangles, IDX files, NumPy arrays, or a folder of pictures.
 
 Whatever they come from, they leave as bytes (N, H, W, C), square, grey (C = 1) or RGB (C = 3), in an order that the
 files' names or places determine.
@@ -18,11 +18,15 @@ from PIL import Image, ImageOps
 from .batches import resize
 from .drawn import drawn_digits
 from .mnist import SHA256, SPLITS, check_pair, find_below, find_named, load_mnist, read_idx, sha256
+from .triangles import drawn_triangles
 
 Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 
-KINDS = '"drawn", a folder of IDX files, a folder of PNG or JPEG pictures, a .npy file or a .npz file'
+DRAWN = ("drawn", "triangles")
+"""Sources that are no files."""
+
+KINDS = '"drawn", "triangles", a folder of IDX files, a folder of PNG or JPEG pictures, a .npy file or a .npz file'
 
 NAMES = (("x_train", "y_train", "x_test", "y_test"), ("images", "labels", "test_images", "test_labels"))
 """Of the arrays in a .npz file: Keras's, and plain ones. All but the first may be missing."""
@@ -49,6 +53,7 @@ def load(source: str | Path | None = None, image_size: int = 28) -> DataSet:
     - None: what the environment variable MINIGAN_DATA names, which is any of the following; where it is not set, or
       empty, MNIST from the cache, to which it is downloaded first.
     - "drawn": the drawn digits (a folder of that name is "./drawn").
+    - "triangles": triangles, which have no labels (a folder of that name is "./triangles").
     - a folder with IDX files under MNIST's names, in the places where `load_mnist` looks. Its name is "MNIST" if it
       is MNIST; the test split may be missing.
     - a .npy file: images (N, H, W) or (N, H, W, C), uint8, or floats: in [-1, 1] if any is below -0.01, else in
@@ -73,6 +78,9 @@ def load(source: str | Path | None = None, image_size: int = 28) -> DataSet:
     if source == "drawn":
         (images, labels), (test_images, test_labels) = drawn_digits("train"), drawn_digits("test")
         return DataSet("drawn digits", images[..., None], labels, test_images[..., None], test_labels)
+    if source == "triangles":
+        images, test_images = (drawn_triangles(split)[..., None] for split in ("train", "test"))
+        return DataSet("drawn triangles", images, test_images=test_images)
     if source == "":
         raise ValueError(f"load: the name of the source is empty; choose {KINDS}")
     path = Path(os.path.expanduser(source))

@@ -1,6 +1,6 @@
 """Generative adversarial networks: objectives, penalties, nets, and one training loop for all of them."""
 
-from .hooks import EMA, LinearDecay, clip_gradients
+from .hooks import EMA, GradientNorm, LinearDecay, clip_gradients
 from .latent import slerp
 from .models import dcgan_discriminator, dcgan_generator
 from .objectives import MINIMAX, NON_SATURATING, WASSERSTEIN, Objective
@@ -14,6 +14,7 @@ __all__ = [
     "NON_SATURATING",
     "WASSERSTEIN",
     "Game",
+    "GradientNorm",
     "LinearDecay",
     "NotFiniteError",
     "Objective",

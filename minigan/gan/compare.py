@@ -3,10 +3,11 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .health import Finding, told, warnings
 from .records import Record, Row, read_rows, throughput
 from .run_folder import running_median
 
@@ -15,15 +16,32 @@ OWN = ("out",)
 """Settings that no two runs share."""
 
 
-def summary(record: Record) -> dict[str, Any]:
+class Contents(NamedTuple):
+    """What a run's files hold, read once; lines_left_out: damaged ones of metrics.jsonl."""
+
+    record: Record
+    rows: list[Row]
+    lines_left_out: int
+    metrics: dict[str, Any]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is wrong with the run."""
+        return warnings(self.record, self.rows, self.metrics)
+
+
+def contents(record: Record) -> Contents:
+    """RecordError if a file of the run is damaged."""
+    return Contents(record, *read_rows(record.path / "metrics.jsonl"), record.metrics())
+
+
+def summary(run: Contents) -> dict[str, Any]:
     """One run as JSON; None for what is not known.
 
     step, images, seconds: how far it got. images_per_second: the median over its steps. classes: how many there are;
-    classes_present, rarest_share: among the samples (metrics/report.py). lines_left_out: damaged ones of metrics.jsonl.
-    RecordError if a file of the run is damaged.
+    classes_present, rarest_share: among the samples. metrics: all of metrics.json. warnings: what is wrong (health.py).
     """
-    metrics = record.metrics()
-    rows, bad = read_rows(record.path / "metrics.jsonl")
+    record, rows, lines_left_out, metrics = run
     last = {**(rows[-1] if rows else {}), **{k: v for k, v in metrics.items() if v is not None}}
     histogram = metrics.get("predicted_histogram")
     return {
@@ -41,34 +59,39 @@ def summary(record: Record) -> dict[str, Any]:
         "nearest_ratio": metrics.get("nearest_ratio"),
         **_estimate(rows),
         "trained_on": record.trained_on,
-        "lines_left_out": bad,
+        "lines_left_out": lines_left_out,
         "settings": record.settings,
+        "metrics": metrics,
+        "warnings": [finding._asdict() for finding in run.findings],
     }
 
 
-def compare(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The `summary` of each."""
-    return [summary(record) for record in records]
-
-
-def describe_all(records: Sequence[Record]) -> str:
-    """A table of the runs, a table of the settings in which they differ, and what does not compare."""
-    runs = compare(records)
-    names = _names(runs)
+def describe_all(all_contents: Sequence[Contents]) -> str:
+    """A table of the runs, a table of the settings in which they differ, what does not compare, and warnings."""
+    runs = [summary(run) for run in all_contents]
+    names = names_of(runs)
     columns = {"run": names, "recipe": [shown(run["recipe"]) for run in runs], "state": [run["state"] for run in runs]}
     columns |= {title: [form(run) for run in runs] for title, form in COLUMNS.items()}
     if set(columns["W estimate"]) == {MISSING}:
         del columns["W estimate"]  # none of them has a critic
     lines = table([*columns], list(zip(*columns.values(), strict=True)), left=3)
-    keys = list(dict.fromkeys(key for run in runs for key in run["settings"] if key not in OWN))
-    values = [[shown(run["settings"][key]) if key in run["settings"] else MISSING for run in runs] for key in keys]
-    differing = [[shown(key), *row] for key, row in zip(keys, values, strict=True) if len(set(row)) > 1]
+    differing = differences(runs)
     if differing:
         lines += ["", *table(["setting", *names], differing, left=1)]
     elif len(runs) > 1:
         lines += ["", "Their settings are the same."]
-    notes = _notes(runs, names)
+    notes = notes_on(runs, names)
+    for name, run in zip(names, all_contents, strict=True):
+        if run.findings:
+            notes.append(f"{name}: {told(run.findings)}.")
     return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def differences(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The settings that are not the same in all runs: the name, and the value of each run."""
+    keys = list(dict.fromkeys(key for run in runs for key in run["settings"] if key not in OWN))
+    values = [[shown(run["settings"][key]) if key in run["settings"] else MISSING for run in runs] for key in keys]
+    return [[shown(key), *row] for key, row in zip(keys, values, strict=True) if len(set(row)) > 1]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
@@ -121,13 +144,14 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def _names(runs: Sequence[dict[str, Any]]) -> list[str]:
+def names_of(runs: Sequence[dict[str, Any]]) -> list[str]:
     """The folders' names, or their paths where names are the same."""
     names = [run["name"] for run in runs]
     return [shown(run["path"] if names.count(run["name"]) > 1 else run["name"]) for run in runs]
 
 
-def _notes(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+def notes_on(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    """What does not compare, and what was left out."""
     data, counts = defaultdict(list), defaultdict(list)
     for name, run in zip(names, runs, strict=True):
         data[run["trained_on"]["sha256"], shown(run["trained_on"]["name"])].append(name)

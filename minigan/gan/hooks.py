@@ -94,6 +94,19 @@ class LinearDecay:
         self.base_lr = float(state["base_lr"])
 
 
+class GradientNorm:
+    """`value` is the Euclidean norm of the gradients that the last update began with, 0 before the first.
+
+    Put it first in `before`: clipping comes after it.
+    """
+
+    def __init__(self, params: Iterable[Tensor]) -> None:
+        self.params, self.value = list(params), 0.0
+
+    def __call__(self) -> None:
+        self.value = clip_gradients(self.params, inf)
+
+
 def clip_gradients(params: Iterable[Tensor], max_norm: float) -> float:
     """Scales all gradients, in place, by one factor, so that their norm is at most max_norm (Pascanu et al. 2013).
 

@@ -14,6 +14,7 @@ from reprlib import repr as short  # one line, few characters, few levels
 from typing import Any, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 FORMAT = 1
 TAIL = 1 << 16
@@ -61,13 +62,19 @@ def read_rows(path: Path) -> tuple[list[Row], int]:
         return [], 0
 
 
-def throughput(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Images a second: the median over the steps, but for the first, which may compile kernels. None if unknown."""
+def rates(rows: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """(N - 1,) images a second, of each row but the first, which may compile kernels. NaN where it is unknown."""
     images, seconds = (np.array([row.get(key, nan) for row in rows], np.float64) for key in ("images", "seconds"))
     with np.errstate(all="ignore"):
-        rates = np.diff(images) / np.diff(seconds)
-    rates = rates[np.isfinite(rates) & (rates > 0)]  # a clock that went back, rows without images
-    return float(np.median(rates)) if len(rates) else None
+        found = np.diff(images) / np.diff(seconds)
+    return np.where(np.isfinite(found) & (found > 0), found, nan)  # a clock that went back, rows without images
+
+
+def throughput(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Images a second: the median of `rates`. None if unknown."""
+    found = rates(rows)
+    found = found[np.isfinite(found)]
+    return float(np.median(found)) if len(found) else None
 
 
 @dataclass(frozen=True)
@@ -223,9 +230,22 @@ TRAINED_ON: dict[str, Check] = {
     "sha256": TEXT,
 }
 METRICS: dict[str, Check] = {
-    "predicted_histogram": (_is_histogram, "a list of whole numbers, 0 or above"),
-    **dict.fromkeys(("step", "images", "n", "classes_present"), (_is_count_or_0, "a whole number, 0 or above")),
-    **dict.fromkeys(("seconds", "fid", "fid_floor", "nearest_ratio"), NUMBER),
+    **dict.fromkeys(("predicted_histogram", "label_histogram"), (_is_histogram, "a list of whole numbers, 0 or above")),
+    **dict.fromkeys(
+        ("step", "images", "n", "n_reference", "n_neighbours", "classes_present"),
+        (_is_count_or_0, "a whole number, 0 or above"),
+    ),
+    **dict.fromkeys(("seconds", "nearest_ratio", "triangle_delta"), NUMBER),
+    **{
+        key + end: NUMBER
+        for end in ("", "_floor")
+        for key in (
+            *("fid", "kid", "kid_error", "fid_random", "kid_random", "precision", "recall", "density", "coverage"),
+            *("two_sample_accuracy", "two_sample_accuracy_real", "two_sample_accuracy_fake"),
+            *("inception_score", "marginal_entropy", "conditional_entropy", "mean_pairwise_distance"),
+            *("triangle_precision", "triangle_recall", "triangle_f1", "triangle_distance"),
+        )
+    },
 }
 """Of metrics.json (metrics/report.py), what compare.py and report.py read. Any may be missing, or null."""
 

@@ -30,12 +30,14 @@ from .. import kernels
 from .._version import __version__
 from ..checkpoint import CheckpointError, Checkpoints
 from ..data import DataSet, batches
-from ..metrics import Classifier, own_fid, train_classifier
+from ..metrics import Reference, mean_pairwise_distance, train_classifier
+from ..metrics.images import pixels
 from ..nn import Module
 from ..options import to_json
 from ..random import Generator
 from ..tensor import Array
 from .guard import blame, not_finite
+from .hooks import GradientNorm
 from .latent import slerp, walks
 from .recipes import Recipe, Settings
 from .recipes.recipe import FREE, add_hooks, images_of_steps
@@ -71,18 +73,24 @@ class Training:
         self.images = images_of_steps(s, self.parts.players, len(data.images))  # that D sees in each step
         self.steps = len(self.images)
         self.average = add_hooks(s, self.parts, self.steps)
+        self.gradient = GradientNorm(self.parts.nets["G"].parameters())
+        g = next(player for player in self.parts.players if self.parts.nets["G"] in player.nets)
+        g.before = [self.gradient, *g.before]
         latent = Generator(s.seed, "latent")
         self.game = Game(self.real, latent, s.latent, s.batch_size, s.device)
         self.generators = {"latent": latent, **self.parts.generators}
         self.trained_on = description(data)
-        self.classifier: Classifier | None = None
+        some = Generator(0, "real images").permutation(len(data.images))[:SHOWN]
+        self.real_distance = mean_pairwise_distance(pixels(data.images[some], s.image_size))
+        self.reference: Reference | None = None
         if s.evaluate_every is not None:
             if data.labels is None or data.test_images is None or data.test_labels is None:
                 raise ValueError(
                     f"evaluate_every={s.evaluate_every} needs images with labels and a test set, which {data.name} "
                     "does not have; leave it out"
                 )
-            self.classifier = train_classifier(data.images, data.labels, data.test_images, data.test_labels)
+            classifier = train_classifier(data.images, data.labels, data.test_images, data.test_labels)
+            self.reference = Reference(data.images, data.test_images, s.image_size, classifier=classifier)
 
     @property
     def sampler(self) -> Module:
@@ -229,8 +237,14 @@ class Run:
             images = training.images[step - 1]
             self.step, self.seen = step, self.seen + images
             last = step == training.steps
-            if training.classifier is not None and step % (s.evaluate_every or 1) == 0:
-                logs = {**logs, "fid": self._fid(training.classifier)}
+            logs = {**logs, "g_grad_norm": training.gradient.value}
+            pictures = None
+            if step % s.sample_every == 0:
+                pictures = self._checked(training.generate(self._z_shown))
+                if training.real_distance:
+                    logs["spread"] = mean_pairwise_distance(pictures) / training.real_distance
+            if training.reference is not None and step % (s.evaluate_every or 1) == 0:
+                logs["fid"] = self._fid(training.reference)
             self.seconds = time.monotonic() - began
             self.folder.log({"step": step, "images": self.seen, "seconds": self.seconds, **logs})
             closed = False
@@ -242,8 +256,10 @@ class Run:
                 closed = True
             # From here on, a signal waits for the end of the next step.
             stop = asked[0] if asked else PIPE if closed else None
-            if step % s.sample_every == 0 or last or stop is not None:
-                self.folder.save_samples(step, self._checked(training.generate(self._z_shown)))
+            if pictures is None and (last or stop is not None):
+                pictures = self._checked(training.generate(self._z_shown))
+            if pictures is not None:
+                self.folder.save_samples(step, pictures)
             if "fid" in logs or last or stop is not None or time.monotonic() - saved >= s.checkpoint_seconds:
                 self.save(logs.get("fid"))
                 saved = time.monotonic()
@@ -275,12 +291,10 @@ class Run:
             raise NotFiniteError(f"step {self.step}: G makes images that are not finite")
         return images
 
-    def _fid(self, classifier: Classifier) -> float:
+    def _fid(self, reference: Reference) -> float:
         """Of the samples as they are now."""
-        fakes = self._checked(self.training.generate(latent_vectors(self.training.settings, "evaluation", FAKES)))
-        data = self.training.data
-        assert data.test_images is not None
-        return own_fid(fakes, data.images, data.test_images, classifier)
+        z = latent_vectors(self.training.settings, "evaluation", FAKES)
+        return reference.fid(self._checked(self.training.generate(z)))
 
     def _blamed(self, error: NotFiniteError, seen: int) -> NotFiniteError:
         """Goes back to the last checkpoint and does its steps again, watching every op; saves the last good state."""

@@ -19,7 +19,6 @@ from safetensors.numpy import load, save
 
 from .._version import __version__
 from ..autograd import no_grad
-from ..data import resize
 from ..files import cache_folder, keep
 from ..nn import BatchNorm2d, Conv2d, Flatten, Module, ReLU, Sequential, init
 from ..ops import cross_entropy
@@ -27,6 +26,7 @@ from ..optim import Adam
 from ..progress import Progress
 from ..random import Generator, stream
 from ..tensor import Tensor
+from .images import pixels
 
 Array = NDArray[Any]
 
@@ -39,23 +39,6 @@ LR = 3e-3  # of Adam, falling to 0 in a straight line
 SHIFT = 1  # pixels by which a training image is moved at most, in both directions
 
 RECIPE = np.frombuffer(Path(__file__).read_bytes(), np.uint8)  # a net trained by other code is not taken from the cache
-
-
-def pixels(images: Array, size: int) -> Array:
-    """float32 (N, size, size, C) in [-1, 1] from uint8 or from floats in [-1, 1], (N, H, W, C) or (N, H, W).
-
-    ValueError for other dtypes, and for floats of another range.
-    """
-    if images.dtype != np.uint8 and images.dtype.kind != "f":
-        raise ValueError(f"metrics: images must be uint8, or floats in [-1, 1], not {images.dtype}")
-    if images.ndim == 3:
-        images = images[..., None]
-    x = images.astype(np.float32, copy=False)
-    if images.dtype == np.uint8:
-        x = x / np.float32(127.5) - np.float32(1)
-    elif images.size and not np.abs(x).max() <= 1.001:  # what resizing may round to; NaN is not <= either
-        raise ValueError(f"metrics: floats in images must be in [-1, 1], but go from {x.min():g} to {x.max():g}")
-    return x if x.shape[1:3] == (size, size) else resize(x, size)
 
 
 class Classifier(Module):
@@ -102,12 +85,23 @@ class Classifier(Module):
             ]
         return np.concatenate([np.empty((0, FEATURES), np.float32), *parts])
 
+    def probabilities(self, features: Array) -> Array:
+        """Of the classes, float64 (N, K), from features (N, 64): the softmax of the logits."""
+        with no_grad():
+            logits = self.logits(Tensor.of(features)).array.astype(np.float64)
+        powers = np.exp(logits - logits.max(1, keepdims=True))  # the largest is 1: nothing overflows
+        probabilities: Array = powers / powers.sum(1, keepdims=True)
+        return probabilities
+
     def predict(self, images: Array) -> Array:
         """The likeliest label of each image (N,)."""
-        features = self.features(images)
-        with no_grad():
-            labels: Array = self.logits(Tensor.of(features)).array.argmax(1)
+        labels: Array = self.probabilities(self.features(images)).argmax(1)
         return labels
+
+
+def untrained(channels: int, seed: int = 0) -> Classifier:
+    """The same net with random weights: its features are a second opinion that no label had a part in."""
+    return Classifier(channels, 2, Generator(seed, "untrained classifier"))
 
 
 def train_classifier(

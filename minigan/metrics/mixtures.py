@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.mixtures import Mixture
+from ..random import Generator
 
 RADIUS = 3.0  # sigmas: a sample of high quality lies within it (Srivastava et al. 2017, VEEGAN)
 PERFECT_SHARE = 1 - exp(-(RADIUS**2) / 2)
@@ -48,6 +49,16 @@ def mixture_score(samples: NDArray[Any], mixture: Mixture) -> dict[str, float]:
         "reverse_kl": float(-np.log(padded * K).mean()),
         "std_ratio": _deviation(points[good], nearest[good], K) / (mixture.sigma * _CUT),
     }
+
+
+def perfect_score(mixture: Mixture, n: int, seed: int = 0) -> dict[str, float]:
+    """The `mixture_score` of n points of the mixture itself: what a perfect sampler gets, but for the luck of a seed.
+
+    A row to stand beside those of trained samplers. ValueError if n is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"perfect_score: takes 1 or more samples, not {n}")
+    return mixture_score(mixture.sample(n, Generator(seed, "perfect sampler")), mixture)
 
 
 _CUT = sqrt(1 - RADIUS**2 / 2 * (1 - PERFECT_SHARE) / PERFECT_SHARE)

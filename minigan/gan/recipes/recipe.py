@@ -31,7 +31,8 @@ class Settings:
     ema: float = option(0.0, "decay of the average of G that makes the samples; 0: G itself", at_least=0, below=1)
     seed: int = option(0, "of all random numbers")
     data: str | None = option(
-        None, "images: a folder of IDX files or pictures, .npy, .npz, or drawn (none: $MINIGAN_DATA, or MNIST)"
+        None,
+        "images: a folder of IDX files or pictures, .npy, .npz, drawn, or triangles (none: $MINIGAN_DATA, or MNIST)",
     )
     device: str = option("cpu", "cuda: a GPU; emulator: its kernels on the CPU, slowly", choices=DEVICES)
     sample_every: int = option(100, "steps from sample picture to sample picture", above=0)

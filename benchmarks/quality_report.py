@@ -1,0 +1,213 @@
+"""What quality.py found, as a table, a picture and a section of docs/results.md."""
+
+from collections.abc import Callable, Sequence
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from options import write
+
+Results = dict[str, Any]
+
+SYSTEMS = {
+    "gan": ("ours", "gan"),
+    "PyTorch gan": ("torch", "gan"),
+    "wgan-clip": ("ours", "wgan-clip"),
+    "wgan-gp": ("ours", "wgan-gp"),
+}
+"""Name -> whose, and the recipe."""
+
+FIGURES = {
+    "fid": ("FID", ".2f"),
+    "precision": ("precision", ".3f"),
+    "recall": ("recall", ".3f"),
+    "two_sample_accuracy": ("1-NN accuracy", ".3f"),
+}
+"""What is measured at each point: its column, and its format."""
+
+TARGETS = (20, 10, 7)
+"""FIDs whose first time is noted."""
+
+BEGIN, END = "<!-- written by benchmarks/quality.py -->", "<!-- end of what benchmarks/quality.py wrote -->"
+
+
+def of(results: Results, system: str) -> list[dict[str, Any]]:
+    return [run for run in results["runs"] if run["system"] == system]
+
+
+def systems(results: Results) -> list[str]:
+    return [name for name in SYSTEMS if of(results, name)]
+
+
+def curve(run: dict[str, Any], key: str) -> NDArray[np.float64]:
+    """A figure at each point, NaN where the run had failed."""
+    return np.array([point.get(key, nan) for point in run["points"]], np.float64)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Mean and standard deviation of those that there are."""
+    known = [value for value in values if value == value]
+    if not known:
+        return "-"
+    return f"{np.mean(known):{form}}" + (f" ± {np.std(known, ddof=1):{form}}" if len(known) > 1 else "")
+
+
+def when(run: dict[str, Any], target: float) -> float:
+    """Seconds at the first point whose FID is at most the target; NaN if there is none."""
+    reached = [point["seconds"] for point in run["points"] if point.get("fid", nan) <= target]
+    return reached[0] if reached else nan
+
+
+def rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Spearman's, of the points that have both; NaN of fewer than three."""
+    both = np.isfinite(a) & np.isfinite(b)
+    if both.sum() < 3:
+        return nan
+    ranks = [np.argsort(np.argsort(values[both])) for values in (a, b)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def ends(results: Results) -> tuple[list[str], list[list[str]]]:
+    """The table of how good each system is at the end."""
+    head = ["system", "updates of G", *(name for name, _ in FIGURES.values()), "failed"]
+    rows = []
+    for name in systems(results):
+        runs = of(results, name)
+        cells = [spread([curve(run, key)[-1] for run in runs], form) for key, (_, form) in FIGURES.items()]
+        failed = sum(run["points"][-1]["failed"] is not None for run in runs)
+        updates = spread([run["points"][-1]["step"] for run in runs], ",.0f")
+        rows.append([name, updates, *cells, f"{failed} of {len(runs)}"])
+    floor = [format(results["floor"][key], form) for key, (_, form) in FIGURES.items()]
+    return head, [*rows, ["test images", "", *floor, ""]]
+
+
+def times(results: Results) -> tuple[list[str], list[list[str]]]:
+    """The table of when each system was how good, by seed."""
+    shares = (0.25, 0.5, 1)
+    head = [
+        "system", *(f"FID at {share * results['seconds']:.0f} s" for share in shares),
+        *(f"seconds to FID {target}" for target in TARGETS),
+    ]  # fmt: skip
+    rows = []
+    for name in systems(results):
+        runs = of(results, name)
+        points = [round(share * len(runs[0]["points"])) - 1 for share in shares]
+        cells = [spread([curve(run, "fid")[max(point, 0)] for run in runs], ".2f") for point in points]
+        for target in TARGETS:
+            found = [when(run, target) for run in runs]
+            cells.append(", ".join("-" if t != t else f"{t:.0f}" for t in found))
+        rows.append([name, *cells])
+    return head, rows
+
+
+def correlations(results: Results) -> tuple[list[str], list[list[str]]]:
+    """The table of Spearman's coefficients, one a seed."""
+    rows = []
+    for name in systems(results):
+        found = [rank_correlation(curve(run, "w_estimate"), curve(run, "fid")) for run in of(results, name)]
+        if any(value == value for value in found):
+            rows.append([name, ", ".join("-" if v != v else f"{v:.2f}" for v in found)])
+    return ["critic", "Spearman of its estimate with FID, by seed"], rows
+
+
+def table(results: Results) -> str:
+    """For a terminal."""
+    return "\n\n".join(_aligned(*part(results)) for part in (ends, times, correlations))
+
+
+def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows))
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def ratios(results: Results) -> list[float]:
+    """For each seed, our updates of G by PyTorch's in the same seconds."""
+    ours, theirs = (
+        {run["seed"]: run["points"][-1]["step"] for run in of(results, name)} for name in ("gan", "PyTorch gan")
+    )
+    return [ours[seed] / theirs[seed] for seed in sorted(ours.keys() & theirs)]
+
+
+def section(results: Results) -> str:
+    """For docs/results.md."""
+    here, seeds, points = results["machine"], results["seeds"], len(results["runs"][0]["points"])
+    text = [
+        BEGIN,
+        "## The three GANs at equal seconds",
+        f"    python benchmarks/quality.py --seconds {results['seconds']} --seeds {seeds} --points {points}",
+        f"trains each system {seeds} times for {results['seconds']} seconds on real MNIST, 28 pixels, width 32, batch "
+        "64, by the recipes' own settings. The runs of a seed take turns on the machine, so that what slows it down "
+        "slows all of them. *PyTorch gan* has the same nets, starts from the same weights and takes the same Adam, in "
+        f"its fastest memory format and optimizer. Machine: {here['cpu']}, {here['threads']} threads, PyTorch "
+        f"{here['versions']['torch'] or 'not installed'}. Mean ± standard deviation over the seeds; runs that failed "
+        "are counted, and nothing is left out.",
+        f"FID is of {results['fakes']:,} samples against 10,000 training images by the classifier's features; "
+        "precision and recall (k = 3) and the leave-one-out accuracy of one nearest neighbour between samples and "
+        f"real images (0.5 is ideal) are of {results['floor']['n_neighbours']:,} a side, by the same features. *Test images* is "
+        "what real images get.",
+        _markdown(*ends(results)),
+        "The same over time. Seconds are those of the first measured point that is good enough, one number a seed.",
+        _markdown(*times(results)),
+    ]
+    if found := ratios(results):
+        text.append(
+            f"In the same seconds minigan's `gan` takes {np.median(found):.2f} times as many steps as PyTorch's "
+            f"(by seed: {', '.join(f'{ratio:.2f}' for ratio in found)})."
+        )
+    if correlations(results)[1]:
+        text += [
+            "Does the Wasserstein estimate tell quality? E D(x) - E D(G(z)) on test images against the FID, over the "
+            f"{points} points of each run; 1 would be the same order.",
+            _markdown(*correlations(results)),
+        ]
+    picture = "![FID, precision, recall and 1-NN accuracy over seconds of training](images/quality.png)"
+    figures = "All figures: [benchmarks/results/quality.json](../benchmarks/results/quality.json)."
+    return "\n\n".join([*text, picture, figures, END]) + "\n"
+
+
+def write_section(results: Results, path: Path) -> None:
+    """In place of the last one, or at the end of the file. ValueError if the file has one mark without the other."""
+    text = path.read_text() if path.exists() else "# Results\n"
+    if (BEGIN in text) != (END in text):
+        raise ValueError(f"{path} has only one of the marks {BEGIN} and {END}; put the other one back")
+    before, after = text.rstrip() + "\n\n", ""
+    if BEGIN in text:
+        before, rest = text.split(BEGIN, 1)
+        after = rest.split(END, 1)[1].lstrip("\n")
+        after = f"\n{after}" if after else ""
+    write(path, lambda part: Path(part).write_text(before + section(results) + after))
+
+
+def picture(results: Results, path: Path) -> None:
+    """A panel for each figure: a pale line a run, the mean over the seeds bold, the test images dashed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    for axes, (key, (name, _)) in zip(figure.subplots(2, 2).flat, FIGURES.items(), strict=True):
+        for i, system in enumerate(systems(results)):
+            curves = [(curve(run, "seconds"), curve(run, key)) for run in of(results, system)]
+            for seconds, values in curves:
+                axes.plot(seconds, values, color=f"C{i}", alpha=0.3, linewidth=0.8)
+            middle = _mean([seconds for seconds, _ in curves]), _mean([values for _, values in curves])
+            axes.plot(*middle, color=f"C{i}", linewidth=2, label=system)
+        axes.axhline(results["floor"][key], color="grey", linestyle="--", linewidth=1, label="test images")
+        axes.set(title=name, xlabel="seconds of training")
+        axes.grid(alpha=0.3)
+        if key == "fid":
+            axes.set_yscale("log")
+            axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, lambda part: figure.savefig(part, dpi=90, format="png"))
+
+
+def _mean(curves: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Over the runs that have a figure, point by point."""
+    known = ~np.isnan(curves)
+    total: Callable[..., NDArray[np.float64]] = np.nansum
+    return np.where(known.any(0), total(curves, axis=0) / np.maximum(known.sum(0), 1), nan)

@@ -1,0 +1,259 @@
+"""What a run's files say is wrong with it: a title, the figures, and one sentence of advice each.
+
+Bounds lie beyond what healthy runs of minigan had, as each says, and where there were broken ones, between. Curves are
+judged by the median over the last fifth of the run, so that neither one bad batch nor the beginning counts.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .records import Record, Row, rates
+
+LEAST = 50
+"""Rows below which no curve is judged: everything moves then."""
+LAST = 5
+"""A run's last part is a fifth of it."""
+SURE = 0.01
+"""D is sure when d_real is above 1 - SURE and d_fake_after below it: healthy runs had 0.77 to 0.93 and 0.05 to 0.23; a
+minimax run that never got away had 0.9999 and 0.0005, a collapsed one 0.999 and 0.008."""
+ALIKE = 0.5
+"""Of `spread`: healthy runs had 0.84 to 1.04 at their end, collapsed ones 0.3 and less."""
+RARE = 0.01
+"""Of the share that a class has if all are equal: healthy runs had a fifth and more of it."""
+UNCOVERED = {"recall": 0.25, "coverage": 0.05, "triangle_recall": 0.05}
+"""Of what test images get: a healthy run had 0.68 of their recall, but only 0.25 of their coverage."""
+SLOPE = 2.0
+"""With a gradient penalty |dD/dx| is to be 1; healthy runs had 1.04, and up to 1.7 in their first hundred steps."""
+PENALTY = 1.0
+"""Of gp_lambda: the penalty where slopes are wrong by 1; healthy runs had 0.007 of it, and 0.5 at their beginning."""
+FLAT = 1e-4
+"""Of |dD/dx| under clipping: healthy runs had 0.013; at 1e-6 nothing reaches G."""
+CLIPPED = 0.85
+"""Of clip_share: healthy runs had 0.11 at their end, and up to 0.72 in their first 200 steps; a broken one 0.92."""
+FADED = 0.01
+"""Of the median of g_grad_norm over the first fifth: runs kept a seventh and more, a sticking minimax a twelfth.
+An assumption: none of the measured runs fell below it."""
+COPIED = 0.6
+"""Of nearest_ratio: test images have 1, healthy runs had 1.3 to 1.4, copies have 0."""
+NEAREST = 0.35
+"""Of 1-NN accuracy: 0.5 is ideal, below it samples sit on single real images, as copies do. Test images had 0.53."""
+SLOWED = 0.5
+"""Of the throughput over the first fifth: undisturbed runs had 0.7 to 1.2, a machine shared with others went to 0.2."""
+
+
+class Finding(NamedTuple):
+    """What is wrong, the figures that say so, and what to do. Texts, not yet escaped."""
+
+    title: str
+    evidence: str
+    advice: str
+
+
+def warnings(record: Record, rows: Sequence[Row], metrics: Mapping[str, Any]) -> list[Finding]:
+    """All that is wrong with a run, the gravest first; [] where nothing is, or nothing is known.
+
+    rows: of metrics.jsonl, any columns; metrics: metrics.json, {} where it is not complete; both as records.py reads
+    them. Of `record` nothing but the settings and the number of steps counts.
+    """
+    found = [_not_finite(rows), _incomplete(record, rows, metrics)]
+    if len(rows) >= LEAST:
+        found += [
+            _sure(record, rows), _spread(rows), _slope(record, rows), _flat(rows), _clipped(rows), _faded(rows),
+            _slowed(rows),
+        ]  # fmt: skip
+    found += _classes(metrics)
+    found += _covered(metrics)
+    found += [_copies(metrics)]
+    return [finding for finding in found if finding is not None]
+
+
+def told(findings: Sequence[Finding]) -> str:
+    """One line for a terminal: "2 warnings: mode collapse; D is sure of everything"; "no warnings"."""
+    if not findings:
+        return "no warnings"
+    count = f"{len(findings)} warning{'s' if len(findings) > 1 else ''}"
+    return f"{count}: {'; '.join(finding.title for finding in findings)}"
+
+
+def _not_finite(rows: Sequence[Row]) -> Finding | None:
+    bad = [(row["step"], key, row[key]) for row in rows for key in row if not isfinite(row[key])]
+    if not bad:
+        return None
+    step, key, value = bad[0]
+    return Finding(
+        "Numbers are not finite",
+        f"{key} is {value} at step {step:,}; {_count(len({step for step, *_ in bad}), 'step')} of {len(rows):,} have "
+        "such a number.",
+        "Train again with a lower lr=, or with clip_norm=1.",
+    )
+
+
+def _incomplete(record: Record, rows: Sequence[Row], metrics: Mapping[str, Any]) -> Finding | None:
+    if metrics:
+        return None
+    step = rows[-1]["step"] if rows else 0
+    return Finding(
+        "The run is not complete",
+        f"It has {step:,} of {record.steps:,} steps, and was not measured.",
+        "Go on with minigan resume, unless it is running at this moment.",
+    )
+
+
+def _sure(record: Record, rows: Sequence[Row]) -> Finding | None:
+    real, fake = _end(rows, "d_real"), _end(rows, "d_fake_after")
+    if real is None or fake is None or real <= 1 - SURE or fake >= SURE:
+        return None
+    other = "Train with the recipe gan, whose loss does not saturate" if record.recipe == "minimax" else "Try wgan-gp"
+    return Finding(
+        "D is sure of everything",
+        f"Over the last fifth, mean sigmoid(D) is {real:.4f} on real images and {fake:.4f} on samples.",
+        f"{other}, or give D less of a lead: a lower lr=, or another seed=.",
+    )
+
+
+def _spread(rows: Sequence[Row]) -> Finding | None:
+    spread = _end(rows, "spread")
+    if spread is None or spread >= ALIKE:
+        return None
+    return Finding(
+        "Samples look alike: mode collapse",
+        f"Over the last fifth, samples are {spread:.2f} times as far from each other as real images (healthy: 0.8 to "
+        "1.1).",
+        "Train longer if this is the beginning; otherwise try wgan-gp, a lower lr=, or another seed=.",
+    )
+
+
+def _classes(metrics: Mapping[str, Any]) -> Iterator[Finding]:
+    histogram, present = metrics.get("predicted_histogram"), metrics.get("classes_present")
+    if not histogram or sum(histogram) == 0:
+        return
+    total, classes = sum(histogram), len(histogram)
+    rare = [label for label, count in enumerate(histogram) if count / total < RARE / classes]
+    if rare or (present is not None and present < classes):
+        here = f" By nearest training image {present} of {classes} are present." if present is not None else ""
+        shares = ", ".join(f"{label} ({histogram[label] / total:.2%})" for label in rare) or "none"
+        yield Finding(
+            "Classes are missing",
+            f"Classes that the classifier hardly sees among {total:,} samples: {shares}.{here}",
+            "Train longer, then try wgan-gp, which dropped no class where the others did.",
+        )
+
+
+def _covered(metrics: Mapping[str, Any]) -> Iterator[Finding]:
+    low = [
+        (key, value, limit)
+        for key, share in UNCOVERED.items()
+        if (value := metrics.get(key)) is not None
+        and (limit := metrics.get(f"{key}_floor")) is not None
+        and value < share * limit
+    ]
+    if low:
+        yield Finding(
+            "Much of the data is not covered",
+            "; ".join(f"{_word(key)} is {value:.1%}, of test images {limit:.1%}" for key, value, limit in low) + ".",
+            "Train longer; if that does not help, G makes too few kinds of images: try wgan-gp or a wider net.",
+        )
+
+
+def _slope(record: Record, rows: Sequence[Row]) -> Finding | None:
+    slope, penalty, weight = _end(rows, "grad_norm"), _end(rows, "penalty"), record.settings.get("gp_lambda")
+    if slope is None or penalty is None or isinstance(weight, (str, bool, type(None))):
+        return None
+    if 1 / SLOPE <= slope <= SLOPE and penalty <= PENALTY * weight:
+        return None
+    return Finding(
+        "The penalty does not hold D's slope",
+        f"Over the last fifth, |dD/dx| is {slope:.3g} where it should be 1, and the penalty {penalty:.3g} with "
+        f"gp_lambda={weight:g}.",
+        "Train with gp_lambda=10 and a lower lr=, or longer if this is the beginning.",
+    )
+
+
+def _flat(rows: Sequence[Row]) -> Finding | None:
+    slope = _end(rows, "grad_norm")
+    if slope is None or _end(rows, "clip_share") is None or slope >= FLAT:
+        return None
+    return Finding(
+        "The critic is flat",
+        f"Over the last fifth, |dD/dx| is {slope:.2g} (healthy under clipping: about 0.01), so nothing reaches G.",
+        "Give a larger clip=, or use wgan-gp, which does not clip.",
+    )
+
+
+def _clipped(rows: Sequence[Row]) -> Finding | None:
+    share = _end(rows, "clip_share")
+    if share is None or share <= CLIPPED:
+        return None
+    return Finding(
+        "The critic's weights are stuck at the clip",
+        f"Over the last fifth, {share:.0%} of them lie at the clip (healthy: about 11 %).",
+        "Lower lr=, or use wgan-gp, which does not clip.",
+    )
+
+
+def _faded(rows: Sequence[Row]) -> Finding | None:
+    now, early = _end(rows, "g_grad_norm"), _begin(rows, "g_grad_norm")
+    if now is None or early is None or now >= FADED * early:
+        return None
+    return Finding(
+        "G hardly gets a gradient",
+        f"The norm of its gradient is {now:.2g} in the last fifth and was {early:.2g} in the first.",
+        "Use a loss that does not saturate (the recipes gan and wgan-gp), or a lower lr= so that D does not run away.",
+    )
+
+
+def _copies(metrics: Mapping[str, Any]) -> Finding | None:
+    ratio, accuracy = metrics.get("nearest_ratio"), metrics.get("two_sample_accuracy")
+    evidence = []
+    if ratio is not None and ratio < COPIED:
+        evidence.append(f"Samples are {ratio:.2f} times as far from the nearest training image as test images are.")
+    if accuracy is not None and accuracy < NEAREST:
+        evidence.append(f"A nearest neighbour tells samples from real images in {accuracy:.0%} of cases, below chance.")
+    if not evidence:
+        return None
+    return Finding(
+        "Training images may be memorised",
+        " ".join(evidence),
+        "Look at samples beside their nearest training images; train on more images, or for fewer steps.",
+    )
+
+
+def _slowed(rows: Sequence[Row]) -> Finding | None:
+    speed = rates(rows)
+    speed = speed[np.isfinite(speed)]
+    part = len(speed) // LAST
+    if part == 0:
+        return None
+    early, now = (float(np.median(values)) for values in (speed[:part], speed[-part:]))
+    if now >= SLOWED * early:
+        return None
+    return Finding(
+        "Training became slow",
+        f"{now:,.0f} images a second in the last fifth, {early:,.0f} in the first.",
+        "See what else ran on the machine; the result is not affected.",
+    )
+
+
+def _end(rows: Sequence[Row], key: str) -> float | None:
+    """The median of a column over the last fifth of the rows; None where it is not there."""
+    return _median(rows[-(len(rows) // LAST) :], key)
+
+
+def _begin(rows: Sequence[Row], key: str) -> float | None:
+    return _median(rows[: len(rows) // LAST], key)
+
+
+def _median(rows: Sequence[Row], key: str) -> float | None:
+    values = [row[key] for row in rows if key in row and isfinite(row[key])]
+    return float(np.median(np.array(values, np.float64))) if values else None
+
+
+def _word(key: str) -> str:
+    return key.replace("_", " ").capitalize()
+
+
+def _count(n: int, thing: str) -> str:
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"

@@ -1,0 +1,187 @@
+"""Warnings: none for healthy runs, its own for each trouble, with its figures and one sentence of advice."""
+
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minigan.gan.health import LEAST, Finding, told, warnings
+from minigan.gan.records import Record
+
+HEALTHY: dict[str, dict[str, float]] = {  # medians over the last fifth of real runs
+    "gan": {"d_loss": 0.57, "g_loss": 1.66, "d_real": 0.77, "d_fake_before": 0.225, "d_fake_after": 0.224},
+    "minimax": {"d_loss": 0.415, "g_loss": -0.185, "d_real": 0.837, "d_fake_before": 0.16, "d_fake_after": 0.16},
+    "wgan-clip": {"w_estimate": 0.0092, "grad_norm": 0.0139, "clip_share": 0.12},
+    "wgan-gp": {"w_estimate": 1.04, "grad_norm": 1.04, "penalty": 0.07},
+}
+MEASURED: dict[str, Any] = {
+    "step": 100, "n": 10000, "predicted_histogram": [1000] * 8 + [1700, 300], "classes_present": 10,
+    "nearest_ratio": 1.33, "recall": 0.5, "recall_floor": 0.8, "coverage": 0.24, "coverage_floor": 0.957,
+    "two_sample_accuracy": 0.8,
+}  # fmt: skip
+
+
+def record(recipe: str, **settings: Any) -> Record:
+    trained_on = {"name": "MNIST", "shape": [60000, 28, 28, 1], "sha256": "ab" * 32}
+    return Record(Path("run"), recipe, {"gp_lambda": 10.0, **settings}, 100, trained_on, "0.1.0", 2)
+
+
+def rows_of(recipe: str = "gan", steps: int = 100, end: dict[str, float] | None = None) -> list[dict[str, Any]]:
+    """Of a healthy run, but for what `end` says of its last fifth."""
+    rows = [
+        {"step": i, "images": 64 * i, "seconds": i / 10, **HEALTHY[recipe], "g_grad_norm": 2.0}
+        | ({"spread": 0.9} if i % 5 == 0 else {})
+        for i in range(1, steps + 1)
+    ]
+    for row in rows[steps - steps // 5 :]:
+        row |= end or {}
+    return rows
+
+
+def found(recipe: str = "gan", metrics: Any = MEASURED, settings: Any = None, **end: float) -> list[Finding]:
+    return warnings(record(recipe, **(settings or {})), rows_of(recipe, end=end), metrics)
+
+
+@pytest.mark.parametrize("recipe", list(HEALTHY))
+def test_healthy_runs_have_none(recipe: str) -> None:
+    assert found(recipe) == []
+    assert warnings(record(recipe), [], MEASURED) == []
+    assert warnings(record(recipe), rows_of(recipe), {"step": 100}) == []
+
+
+SURE = {"d_real": 0.9999, "d_fake_after": 0.0005}
+TROUBLES: dict[str, tuple[list[Finding], str, str]] = {
+    "sure": (
+        found(**SURE),
+        "D is sure of everything",
+        "Over the last fifth, mean sigmoid(D) is 0.9999 on real images and 0.0005 on samples. "
+        "Try wgan-gp, or give D less of a lead: a lower lr=, or another seed=.",
+    ),
+    "alike": (
+        found(spread=0.1),
+        "Samples look alike: mode collapse",
+        "Over the last fifth, samples are 0.10 times as far from each other as real images (healthy: 0.8 to 1.1). "
+        "Train longer if this is the beginning; otherwise try wgan-gp, a lower lr=, or another seed=.",
+    ),
+    "steep": (
+        found("wgan-gp", grad_norm=428.0, penalty=182.0, settings={"gp_lambda": 0.001}),
+        "The penalty does not hold D's slope",
+        "Over the last fifth, |dD/dx| is 428 where it should be 1, and the penalty 182 with gp_lambda=0.001. "
+        "Train with gp_lambda=10 and a lower lr=, or longer if this is the beginning.",
+    ),
+    "flat": (
+        found("wgan-clip", grad_norm=1.2e-6),
+        "The critic is flat",
+        "Over the last fifth, |dD/dx| is 1.2e-06 (healthy under clipping: about 0.01), so nothing reaches G. "
+        "Give a larger clip=, or use wgan-gp, which does not clip.",
+    ),
+    "clipped": (
+        found("wgan-clip", clip_share=0.923),
+        "The critic's weights are stuck at the clip",
+        "Over the last fifth, 92% of them lie at the clip (healthy: about 11 %). "
+        "Lower lr=, or use wgan-gp, which does not clip.",
+    ),
+    "faded": (
+        found("minimax", g_grad_norm=0.015),
+        "G hardly gets a gradient",
+        "The norm of its gradient is 0.015 in the last fifth and was 2 in the first. Use a loss that does not "
+        "saturate (the recipes gan and wgan-gp), or a lower lr= so that D does not run away.",
+    ),
+    "classes": (
+        found(metrics={**MEASURED, "predicted_histogram": [5000, 4995, 5], "classes_present": 2}),
+        "Classes are missing",
+        "Classes that the classifier hardly sees among 10,000 samples: 2 (0.05%). By nearest training image 2 of 3 are "
+        "present. Train longer, then try wgan-gp, which dropped no class where the others did.",
+    ),
+    "covered": (
+        found(metrics={**MEASURED, "recall": 0.01}),
+        "Much of the data is not covered",
+        "Recall is 1.0%, of test images 80.0%. Train longer; if that does not help, G makes too few kinds of images: "
+        "try wgan-gp or a wider net.",
+    ),
+    "copies": (
+        found(metrics={**MEASURED, "nearest_ratio": 0.1, "two_sample_accuracy": 0.2}),
+        "Training images may be memorised",
+        "Samples are 0.10 times as far from the nearest training image as test images are. A nearest neighbour tells "
+        "samples from real images in 20% of cases, below chance. Look at samples beside their nearest training images; "
+        "train on more images, or for fewer steps.",
+    ),
+    "incomplete": (
+        found(metrics={}),
+        "The run is not complete",
+        "It has 100 of 100 steps, and was not measured. Go on with minigan resume, unless it is "
+        "running at this moment.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(TROUBLES))
+def test_each_trouble_has_its_own(name: str) -> None:
+    findings, title, text = TROUBLES[name]
+    assert [(f.title, f"{f.evidence} {f.advice}") for f in findings] == [(title, text)]
+    assert findings[0].advice.count(".") == 1
+
+
+def test_minimax_is_told_of_the_other_loss() -> None:
+    assert "the recipe gan, whose loss does not saturate" in found("minimax", **SURE)[0].advice
+
+
+@pytest.mark.parametrize(
+    "end",
+    [{"d_real": 0.98, "d_fake_after": 0.033}, {"d_real": 0.9999}, {"d_fake_after": 0.0001}, {"spread": 0.52}],
+)
+def test_what_is_near_a_bound_and_no_trouble(end: dict[str, float]) -> None:
+    assert found(**end) == []
+
+
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+def test_numbers_that_are_not_finite(value: float) -> None:
+    rows = rows_of()
+    rows[36]["d_loss"] = rows[90]["d_loss"] = value
+    (finding,) = warnings(record("gan"), rows, MEASURED)
+    assert finding.title == "Numbers are not finite"
+    assert finding.evidence == f"d_loss is {value} at step 37; 2 steps of 100 have such a number."
+
+
+def test_throughput_that_fell() -> None:
+    rows = rows_of()
+    for i in range(60, 100):
+        rows[i]["seconds"] = rows[i - 1]["seconds"] + 0.21
+    (finding,) = warnings(record("gan"), rows, MEASURED)
+    assert finding.title == "Training became slow"
+    assert finding.evidence == "305 images a second in the last fifth, 640 in the first."
+    for row in rows:
+        del row["images"]
+    assert warnings(record("gan"), rows, MEASURED) == []
+
+
+def test_the_beginning_and_single_steps_do_not_count() -> None:
+    rows = rows_of()
+    for row in [*rows[:40], rows[95]]:
+        row |= SURE
+    assert warnings(record("gan"), rows, MEASURED) == []
+    short = rows_of(steps=LEAST - 1, end=SURE)
+    assert warnings(record("gan"), short, MEASURED) == []
+    assert len(warnings(record("gan"), rows_of(steps=LEAST, end=SURE), MEASURED)) == 1
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {**MEASURED, "predicted_histogram": [0, 0]},
+        {**MEASURED, "recall": 0.01, "recall_floor": None},
+        {**MEASURED, "recall": 0.2, "recall_floor": 0.3},
+        dict.fromkeys(MEASURED),
+    ],
+)
+def test_what_is_not_known_is_no_trouble(metrics: dict[str, Any]) -> None:
+    assert found(metrics=metrics) == []
+    assert found("wgan-gp", settings={"gp_lambda": "x"}, grad_norm=9.0) == []
+
+
+def test_all_in_a_line() -> None:
+    assert told([]) == "no warnings"
+    assert told(found(**SURE)) == "1 warning: D is sure of everything"
+    both = found(metrics={}, **SURE)
+    assert told(both) == "2 warnings: The run is not complete; D is sure of everything"
