@@ -6,11 +6,15 @@ saved; they are measured when all are trained. The clock runs only while a run t
 what is saved and measured, does not count.
 
 Interrupted, it goes on where it was: a seed that is trained is not trained again, nor a run measured again. At the
-end it writes docs/results.md, its picture, and all figures as JSON.
+end it writes its section of docs/results.md, a picture, and all figures as JSON.
+
+PyTorch has all images in memory as float32 before its clock starts, and reads back two losses a step; minigan makes its
+batches while the clock runs, and logs what its recipes log.
 """
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import rival  # noqa: F401 - PyTorch before Numba, see there
-from options import NO_TORCH, positive, present, write
-from quality_report import SYSTEMS, Results, picture, table, write_section
+from options import NO_TORCH, positive, present
+from quality_report import SYSTEMS, Results, check_marks, in_words, picture, write_section
 from tqdm import tqdm
 from workers import Worker, WorkerError, environment
+
+from minigan.files import named, replace
 
 WORKER = Path(__file__).with_name("quality_worker.py")
 ROOT = Path(__file__).parent.parent
@@ -33,47 +39,63 @@ FAKES = 10_000
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train GAN, WGAN and WGAN-GP, and PyTorch's GAN, for equal seconds; write docs/results.md.",
-        epilog="Example: python benchmarks/quality.py --seconds 30 --seeds 1 --points 3 --out /tmp/try --docs /tmp/try",
+        epilog="Example: python benchmarks/quality.py --seconds 40 --seeds 1 --points 4 --out build/try --docs /tmp",
     )
     parser.add_argument("--seconds", type=positive, default=200, help="of training, each run (%(default)s)")
     parser.add_argument("--seeds", type=positive, default=3, help="runs of each system (%(default)s)")
-    parser.add_argument("--points", type=positive, default=20, help="times at which a run is measured (%(default)s)")
+    parser.add_argument(
+        "--points", type=positive, default=20, help="times at which a run is measured, a multiple of 4 (%(default)s)"
+    )
     parser.add_argument("--data", default=None, metavar="SOURCE", help="as of minigan train (MINIGAN_DATA, or MNIST)")
-    parser.add_argument("--out", type=Path, default=Path("runs/quality"), metavar="DIR", help="(%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/quality"), metavar="DIR", help="where it goes on from (%(default)s)"
+    )
     parser.add_argument(
         "--docs", type=Path, default=ROOT, metavar="DIR", help="where docs/ and benchmarks/results/ are (this tree)"
     )
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    if args.points % 4:
+        parser.error(f"--points {args.points}: must be a multiple of 4, so that one is at each quarter of the time")
+    return args
 
 
-# ---- training ----------------------------------------------------------------------------------------------------
+# ---- what is kept ------------------------------------------------------------------------------------------------
+#
+# table.json             what all runs have in common, and the machine
+# seed-0.json            the four runs of a seed, when all of them are trained
+# gan-0/001.safetensors  the nets of a run after its first turn
+# gan-0/measured.json    its figures, when all of its points are measured
 
 
-def train(args: argparse.Namespace, seed: int, systems: Sequence[str]) -> None:
-    """The runs of a seed that are not complete; a folder of each, with run.json as its last file."""
-    names = [name for name in systems if not (folder(args, name, seed) / "run.json").exists()]
-    if not names:
-        return
-    names = names[seed % len(names) :] + names[: seed % len(names)]  # nobody is always first
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    with ExitStack() as stack:
-        workers, options = {}, {}
-        for name in names:
-            framework, recipe = SYSTEMS[name]
-            folder(args, name, seed).mkdir(parents=True, exist_ok=True)
-            task = {
-                "framework": framework, "recipe": recipe, "seed": seed, "data": args.data,
-                "folder": str(folder(args, name, seed)),
-            }  # fmt: skip
-            worker = Worker(f"{name}, seed {seed}", task, environment(None), WORKER)
-            workers[name] = stack.enter_context(worker)
-            options[name] = workers[name].answer()
-        for point in tqdm(range(1, args.points + 1), f"seed {seed}", unit="round of turns"):
-            for name, worker in workers.items():
-                rows[name].append(worker.ask(args.seconds * point / args.points))
-    for name in names:
-        run = {"system": name, "seed": seed, **asked(args), "options": options[name], "points": rows[name]}
-        put(folder(args, name, seed) / "run.json", run)
+def agree(args: argparse.Namespace, systems: Sequence[str]) -> dict[str, Any]:
+    """table.json, written the first time. ValueError if it is of another table."""
+    from quality_worker import settings_of
+
+    from minigan import __version__
+    from minigan.data import load
+    from minigan.gan.run import description
+
+    s, trained_on = settings_of("gan", 0), description(load(args.data))
+    table = {
+        "seconds": args.seconds, "points": args.points, "systems": list(systems), "minigan": __version__,
+        "trained_on": trained_on["name"], "sha256": trained_on["sha256"], "image_size": s.image_size, "width": s.width,
+        "batch_size": s.batch_size,
+    }  # fmt: skip
+    path = args.out / "table.json"
+    there = get(path) if path.exists() else None
+    if there is None:
+        import machine
+        import numba
+
+        there = {**table, "machine": machine.describe(numba.config.NUMBA_NUM_THREADS)}
+        put(path, there)
+    for key, value in table.items():
+        if there.get(key) != value:
+            raise ValueError(
+                f"{args.out} has runs of {key} {there.get(key)!r}, here it is {value!r}: they do not belong into one "
+                "table; name another folder by --out, or remove that one"
+            )
+    return there
 
 
 def folder(args: argparse.Namespace, name: str, seed: int) -> Path:
@@ -81,34 +103,45 @@ def folder(args: argparse.Namespace, name: str, seed: int) -> Path:
     return where
 
 
-def asked(args: argparse.Namespace) -> dict[str, Any]:
-    """What all runs of a table must have in common."""
-    return {"seconds": args.seconds, "of": args.points, "data": args.data}
-
-
 def put(path: Path, values: Mapping[str, Any]) -> None:
-    write(path, lambda part: Path(part).write_text(json.dumps(values, indent=1) + "\n"))
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, lambda part: Path(part).write_text(json.dumps(values, indent=1) + "\n"))
 
 
 def get(path: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); remove its folder to have that run again") from error
+        raise ValueError(f"{path} is damaged ({error}); remove it to have that again") from error
     return values
 
 
-def refuse_others(args: argparse.Namespace, systems: Sequence[str]) -> None:
-    """ValueError if there are runs of another table where these shall go."""
-    for name in systems:
-        for seed in range(args.seeds):
-            path = folder(args, name, seed) / "run.json"
-            for key, value in asked(args).items() if path.exists() else ():
-                if (there := get(path)[key]) != value:
-                    raise ValueError(
-                        f"{path.parent} has {key} {there!r}, here it is {value!r}: they do not belong into one "
-                        "table; name another folder by --out, or remove that one"
-                    )
+# ---- training ----------------------------------------------------------------------------------------------------
+
+
+def train(args: argparse.Namespace, seed: int, systems: Sequence[str]) -> None:
+    """The runs of a seed, all at once: they take turns."""
+    if (args.out / f"seed-{seed}.json").exists():
+        return
+    names = [*systems[seed % len(systems) :], *systems[: seed % len(systems)]]  # nobody is always first
+    points: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    with ExitStack() as stack:
+        workers, options = {}, {}
+        for name in names:
+            framework, recipe = SYSTEMS[name]
+            where = folder(args, name, seed)
+            shutil.rmtree(where, ignore_errors=True)  # of a run that was interrupted
+            where.mkdir(parents=True)
+            task = {"framework": framework, "recipe": recipe, "seed": seed, "data": args.data, "folder": str(where)}
+            worker = Worker(f"{name}, seed {seed}", task, environment(None), WORKER)
+            workers[name] = stack.enter_context(worker)
+            options[name] = workers[name].answer()
+        for point in tqdm(range(1, args.points + 1), f"seed {seed}", unit="round of turns"):
+            for name, worker in workers.items():
+                points[name].append(worker.ask(args.seconds * point / args.points))
+    runs = {name: {"options": options[name], "points": points[name]} for name in systems}
+    put(args.out / f"seed-{seed}.json", runs)
 
 
 # ---- measuring ---------------------------------------------------------------------------------------------------
@@ -132,29 +165,33 @@ class Judge:
         self.floor = {key.removesuffix("_floor"): v for key, v in everything.items() if key.endswith("_floor")}
         self.floor["n_neighbours"] = everything["n_neighbours"]
 
-    def run(self, where: Path) -> list[dict[str, Any]]:
-        """A row for each point of a run; without figures from where it failed on."""
+    def run(self, system: str, seed: int, where: Path, points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The points of a run with their figures; without any from where it failed on."""
+        import numpy as np
         from quality_worker import settings_of
         from safetensors.numpy import load_file
 
         from minigan.gan.recipes import RECIPES
         from minigan.gan.sampling import generate, latent_vectors
 
-        run = get(where / "run.json")
-        _, recipe = SYSTEMS[run["system"]]
-        settings = settings_of(recipe, run["seed"])
+        _, recipe = SYSTEMS[system]
+        settings = settings_of(recipe, seed)
         nets = RECIPES[recipe].build(settings, self.tests.shape[3]).nets
-        z, rows = latent_vectors(settings, "evaluation", FAKES), []
-        for number, row in enumerate(tqdm(run["points"], where.name, unit="point"), 1):
-            if row["failed"] is not None:
-                rows.append(row)
+        z, failed, rows = latent_vectors(settings, "evaluation", FAKES), None, []
+        for number, point in enumerate(tqdm(points, where.name, unit="point"), 1):
+            failed = failed or point["failed"]
+            if failed is None:
+                arrays = load_file(where / f"{number:03d}.safetensors")
+                if not all(np.isfinite(array).all() for array in arrays.values()):
+                    failed = f"after {point['step']} steps its weights are not finite"
+            if failed is not None:
+                rows.append({**point, "failed": failed})
                 continue
-            arrays = load_file(where / f"{number:03d}.safetensors")
             for name, net in nets.items():
                 own = {key.removeprefix(f"{name}."): a for key, a in arrays.items() if key.startswith(f"{name}.")}
                 net.load_state_dict(own)
-            fakes = generate(nets["G"], z)
-            row |= self.reference.evaluate(fakes) if number == len(run["points"]) else self.reference.quick(fakes)
+            fakes, last = generate(nets["G"], z), number == len(points)
+            row = {**point, **(self.reference.evaluate(fakes) if last else self.reference.quick(fakes))}
             if recipe != "gan":
                 row["w_estimate"] = estimate(nets["D"], self.tests, fakes, settings.batch_size)
             rows.append(row)
@@ -177,22 +214,20 @@ def estimate(D: Any, tests: Any, fakes: Any, batch: int) -> float:
     return float(np.mean(differences))
 
 
-def measure(args: argparse.Namespace, systems: Sequence[str]) -> Results:
+def measure(args: argparse.Namespace, table: dict[str, Any]) -> Results:
     """All figures, from those that are measured already and those that are not."""
-    judge, runs = None, []
-    places = [folder(args, name, seed) for seed in range(args.seeds) for name in systems]
-    for where in places:
-        path = where / "measured.json"
-        if not path.exists():
-            judge = judge or Judge(args.data, 28)
-            put(path, {"floor": judge.floor, "points": judge.run(where)})
-        run, found = get(where / "run.json"), get(path)
-        runs.append({"system": run["system"], "seed": run["seed"], "options": run["options"], **found})
-    return {
-        "machine": get(args.out / "machine.json"),
-        "seconds": args.seconds, "seeds": args.seeds, "fakes": FAKES,
-        "floor": runs[0]["floor"], "runs": runs,
-    }  # fmt: skip
+    judge, runs, floor = None, [], {}
+    for seed in range(args.seeds):
+        for system, trained in get(args.out / f"seed-{seed}.json").items():
+            where = folder(args, system, seed)
+            path = where / "measured.json"
+            if not path.exists():
+                judge = judge or Judge(args.data, table["image_size"])
+                put(path, {"floor": judge.floor, "points": judge.run(system, seed, where, trained["points"])})
+            found = get(path)
+            floor = found["floor"]
+            runs.append({"system": system, "seed": seed, "options": trained["options"], "points": found["points"]})
+    return {**table, "seeds": args.seeds, "floor": floor, "runs": runs}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -200,21 +235,20 @@ def main(words: Sequence[str] | None = None) -> int:
     systems = [name for name, (framework, _) in SYSTEMS.items() if framework == "ours" or find_spec("torch")]
     if len(systems) < len(SYSTEMS):
         print(NO_TORCH, file=sys.stderr)
-    refuse_others(args, systems)
-    args.out.mkdir(parents=True, exist_ok=True)
-    if not (args.out / "machine.json").exists():
-        import machine
-        import numba
-
-        put(args.out / "machine.json", machine.describe(numba.config.NUMBA_NUM_THREADS))
-    present(get(args.out / "machine.json"))
+    results, document = args.docs / "benchmarks/results/quality.json", args.docs / "docs/results.md"
+    check_marks(document)
+    for path in (results, document):  # what cannot be written at the end, is better known now
+        with named(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+    table = agree(args, systems)
+    present(table["machine"])
     for seed in range(args.seeds):
         train(args, seed, systems)
-    results = measure(args, systems)
-    print(table(results))
-    put(args.docs / "benchmarks/results/quality.json", results)
-    picture(results, args.docs / "docs/images/quality.png")
-    write_section(results, args.docs / "docs/results.md")
+    found = measure(args, table)
+    print(in_words(found))
+    put(results, found)
+    picture(found, args.docs / "docs/images/quality.png")
+    write_section(found, document)
     return 0
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from options import write
+
+from minigan.files import named, replace
 
 Results = dict[str, Any]
 
@@ -37,13 +38,18 @@ def of(results: Results, system: str) -> list[dict[str, Any]]:
     return [run for run in results["runs"] if run["system"] == system]
 
 
+def whole(results: Results, system: str) -> list[dict[str, Any]]:
+    """The runs that did not fail."""
+    return [run for run in of(results, system) if run["points"][-1]["failed"] is None]
+
+
 def systems(results: Results) -> list[str]:
     return [name for name in SYSTEMS if of(results, name)]
 
 
 def curve(run: dict[str, Any], key: str) -> NDArray[np.float64]:
-    """A figure at each point, NaN where the run had failed."""
-    return np.array([point.get(key, nan) for point in run["points"]], np.float64)
+    """A figure at each point; NaN, of seconds too, from where the run had failed on."""
+    return np.array([point.get(key, nan) if point["failed"] is None else nan for point in run["points"]], np.float64)
 
 
 def spread(values: Sequence[float], form: str) -> str:
@@ -56,17 +62,24 @@ def spread(values: Sequence[float], form: str) -> str:
 
 def when(run: dict[str, Any], target: float) -> float:
     """Seconds at the first point whose FID is at most the target; NaN if there is none."""
-    reached = [point["seconds"] for point in run["points"] if point.get("fid", nan) <= target]
-    return reached[0] if reached else nan
+    reached = curve(run, "seconds")[curve(run, "fid") <= target]
+    return float(reached[0]) if len(reached) else nan
 
 
 def rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Spearman's, of the points that have both; NaN of fewer than three."""
+    """Spearman's, of the points that have both; equal values share a rank. NaN of fewer than 3, and of a constant."""
     both = np.isfinite(a) & np.isfinite(b)
-    if both.sum() < 3:
+    ranks = [_ranks(values[both]) for values in (a, b)]
+    if both.sum() < 3 or any(rank.min() == rank.max() for rank in ranks):
         return nan
-    ranks = [np.argsort(np.argsort(values[both])) for values in (a, b)]
     return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of equal values the mean of their places."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    middles: NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2
+    return middles[which]
 
 
 def ends(results: Results) -> tuple[list[str], list[list[str]]]:
@@ -74,11 +87,10 @@ def ends(results: Results) -> tuple[list[str], list[list[str]]]:
     head = ["system", "updates of G", *(name for name, _ in FIGURES.values()), "failed"]
     rows = []
     for name in systems(results):
-        runs = of(results, name)
+        runs, all_runs = whole(results, name), of(results, name)
         cells = [spread([curve(run, key)[-1] for run in runs], form) for key, (_, form) in FIGURES.items()]
-        failed = sum(run["points"][-1]["failed"] is not None for run in runs)
         updates = spread([run["points"][-1]["step"] for run in runs], ",.0f")
-        rows.append([name, updates, *cells, f"{failed} of {len(runs)}"])
+        rows.append([name, updates, *cells, f"{len(all_runs) - len(runs)} of {len(all_runs)}"])
     floor = [format(results["floor"][key], form) for key, (_, form) in FIGURES.items()]
     return head, [*rows, ["test images", "", *floor, ""]]
 
@@ -93,8 +105,8 @@ def times(results: Results) -> tuple[list[str], list[list[str]]]:
     rows = []
     for name in systems(results):
         runs = of(results, name)
-        points = [round(share * len(runs[0]["points"])) - 1 for share in shares]
-        cells = [spread([curve(run, "fid")[max(point, 0)] for run in runs], ".2f") for point in points]
+        points = [int(share * results["points"]) - 1 for share in shares]
+        cells = [spread([curve(run, "fid")[point] for run in runs], ".2f") for point in points]
         for target in TARGETS:
             found = [when(run, target) for run in runs]
             cells.append(", ".join("-" if t != t else f"{t:.0f}" for t in found))
@@ -112,7 +124,7 @@ def correlations(results: Results) -> tuple[list[str], list[list[str]]]:
     return ["critic", "Spearman of its estimate with FID, by seed"], rows
 
 
-def table(results: Results) -> str:
+def in_words(results: Results) -> str:
     """For a terminal."""
     return "\n\n".join(_aligned(*part(results)) for part in (ends, times, correlations))
 
@@ -127,30 +139,33 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def ratios(results: Results) -> list[float]:
-    """For each seed, our updates of G by PyTorch's in the same seconds."""
+    """For each seed whose runs did not fail, our updates of G by PyTorch's in the same seconds."""
     ours, theirs = (
-        {run["seed"]: run["points"][-1]["step"] for run in of(results, name)} for name in ("gan", "PyTorch gan")
+        {run["seed"]: run["points"][-1]["step"] for run in whole(results, name)} for name in ("gan", "PyTorch gan")
     )
     return [ours[seed] / theirs[seed] for seed in sorted(ours.keys() & theirs)]
 
 
 def section(results: Results) -> str:
     """For docs/results.md."""
-    here, seeds, points = results["machine"], results["seeds"], len(results["runs"][0]["points"])
+    here, seeds, points, floor = (results[key] for key in ("machine", "seeds", "points", "floor"))
+    n = next(point["n"] for run in results["runs"] for point in run["points"] if "n" in point)
     text = [
         BEGIN,
         "## The three GANs at equal seconds",
         f"    python benchmarks/quality.py --seconds {results['seconds']} --seeds {seeds} --points {points}",
-        f"trains each system {seeds} times for {results['seconds']} seconds on real MNIST, 28 pixels, width 32, batch "
-        "64, by the recipes' own settings. The runs of a seed take turns on the machine, so that what slows it down "
-        "slows all of them. *PyTorch gan* has the same nets, starts from the same weights and takes the same Adam, in "
-        f"its fastest memory format and optimizer. Machine: {here['cpu']}, {here['threads']} threads, PyTorch "
-        f"{here['versions']['torch'] or 'not installed'}. Mean ± standard deviation over the seeds; runs that failed "
-        "are counted, and nothing is left out.",
-        f"FID is of {results['fakes']:,} samples against 10,000 training images by the classifier's features; "
-        "precision and recall (k = 3) and the leave-one-out accuracy of one nearest neighbour between samples and "
-        f"real images (0.5 is ideal) are of {results['floor']['n_neighbours']:,} a side, by the same features. *Test images* is "
-        "what real images get.",
+        f"trains each system {seeds} times for {results['seconds']} seconds on {results['trained_on']}, "
+        f"{results['image_size']} pixels, width {results['width']}, batch {results['batch_size']}, by the recipes' own "
+        "settings. The runs of a seed take turns on the machine, so that what slows it down slows all of them. "
+        "*PyTorch gan* has the same nets, starts from the same weights and takes the same Adam, in its fastest memory "
+        "format and optimizer, with all images in memory as floats before its clock starts. "
+        f"Machine: {here['cpu']}, {here['threads']} threads, PyTorch "
+        f"{here['versions']['torch'] or 'not installed'}. Mean ± standard deviation over the seeds; a run that failed "
+        "has no figures, and is counted.",
+        f"FID is of {n:,} samples against as many training images by the classifier's features; precision and recall "
+        "(k = 3) and the leave-one-out accuracy of one nearest neighbour between samples and real images (0.5 is "
+        f"ideal) are of {floor['n_neighbours']:,} a side, by the same features ([metrics.md](metrics.md)). *Test "
+        "images* is what real images get.",
         _markdown(*ends(results)),
         "The same over time. Seconds are those of the first measured point that is good enough, one number a seed.",
         _markdown(*times(results)),
@@ -171,17 +186,24 @@ def section(results: Results) -> str:
     return "\n\n".join([*text, picture, figures, END]) + "\n"
 
 
+def check_marks(path: Path) -> None:
+    """ValueError if the file has one mark without the other, or the second first."""
+    text = path.read_text() if path.exists() else ""
+    if (text.count(BEGIN), text.count(END)) not in ((0, 0), (1, 1)) or text.find(BEGIN) > text.find(END):
+        raise ValueError(f"{path} should have {BEGIN} once and {END} once, behind it; put them right, or remove both")
+
+
 def write_section(results: Results, path: Path) -> None:
-    """In place of the last one, or at the end of the file. ValueError if the file has one mark without the other."""
+    """In place of the last one, or at the end of the file. ValueError as `check_marks`."""
+    check_marks(path)
     text = path.read_text() if path.exists() else "# Results\n"
-    if (BEGIN in text) != (END in text):
-        raise ValueError(f"{path} has only one of the marks {BEGIN} and {END}; put the other one back")
     before, after = text.rstrip() + "\n\n", ""
     if BEGIN in text:
         before, rest = text.split(BEGIN, 1)
         after = rest.split(END, 1)[1].lstrip("\n")
         after = f"\n{after}" if after else ""
-    write(path, lambda part: Path(part).write_text(before + section(results) + after))
+    with named(path):
+        replace(path, lambda part: Path(part).write_text(before + section(results) + after))
 
 
 def picture(results: Results, path: Path) -> None:
@@ -202,8 +224,9 @@ def picture(results: Results, path: Path) -> None:
         if key == "fid":
             axes.set_yscale("log")
             axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, lambda part: figure.savefig(part, dpi=90, format="png"))
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, lambda part: figure.savefig(part, dpi=90, format="png"))
 
 
 def _mean(curves: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:

@@ -14,13 +14,19 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from minigan.data.sources import DataSet
+from minigan import __version__
+from minigan.data import DataSet, load
+from minigan.gan.run import description
 from minigan.random import Generator
 
 ROOT = Path(__file__).parent.parent
 MACHINE = {
     "cpu": "a CPU", "cores": 2, "threads": 2, "load": 0.1, "threading_layer": "omp", "peak_gflops": 9.0,
     "copy_gbps": 1.0, "versions": {"torch": "2.13.0"},
+}  # fmt: skip
+TABLE = {
+    "seconds": 10, "points": 4, "systems": ["gan", "PyTorch gan", "wgan-clip", "wgan-gp"], "minigan": __version__,
+    "trained_on": "noise", "image_size": 28, "width": 32, "batch_size": 64,
 }  # fmt: skip
 FLOOR = {"fid": 0.1, "precision": 0.8, "recall": 0.7, "two_sample_accuracy": 0.5, "n_neighbours": 5000}
 
@@ -70,15 +76,18 @@ class Judge:
     def __init__(self, data: str | None, size: int) -> None:
         type(self).made += 1
 
-    def run(self, where: Path) -> list[dict[str, Any]]:
+    def run(self, system: str, seed: int, where: Path, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
         self.judged.append(where.name)
-        run = json.loads((where / "run.json").read_text())
-        for row in run["points"]:
+        rows = []
+        for i, point in enumerate(points, 1):
+            row = dict(point)
             if row["failed"] is None:
-                row |= {**FLOOR, "fid": 100 / row["seconds"]}
-                if run["system"].startswith("wgan"):
-                    row["w_estimate"] = row["seconds"] if run["system"] == "wgan-clip" else row["fid"] ** 2
-        return list(run["points"])
+                assert (where / f"{i:03d}.safetensors").exists()
+                row |= {**FLOOR, "n": 10_000, "fid": 100 / row["seconds"]}
+                if system.startswith("wgan"):
+                    row["w_estimate"] = row["seconds"] if system == "wgan-clip" else row["fid"] ** 2
+            rows.append(row)
+        return rows
 
 
 @pytest.fixture
@@ -90,15 +99,22 @@ def acted(bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setattr(bench, "Worker", Actor)
     monkeypatch.setattr(bench, "Judge", Judge)
     monkeypatch.setattr(bench, "find_spec", lambda name: name)
+    data = tmp_path / "noise.npy"
+    np.save(data, np.zeros((4, 28, 28), np.uint8))
+    found = description(load(data))
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "machine.json").write_text(json.dumps(MACHINE))
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    return ["--seconds", "10", "--seeds", "2", "--points", "4", "--out", f"{tmp_path}/runs", "--docs", str(tmp_path)]
+    table = {**TABLE, "trained_on": found["name"], "sha256": found["sha256"], "machine": MACHINE}
+    (tmp_path / "runs" / "table.json").write_text(json.dumps(table))
+    return [
+        *("--seconds", "10", "--seeds", "2", "--points", "4", "--data", str(data)),
+        *("--out", f"{tmp_path}/runs", "--docs", f"{tmp_path}/tree"),
+    ]
 
 
 def test_runs_take_turns_and_go_on(bench: ModuleType, acted: list[str], tmp_path: Path) -> None:
-    (tmp_path / "docs" / "results.md").write_text("# Results\n\nOlder.\n")
+    docs = tmp_path / "tree" / "docs"
+    docs.mkdir(parents=True)
+    (docs / "results.md").write_text("# Results\n\nOlder.\n")
     assert bench.main(acted) == 0
     assert Actor.asked[:5] == [
         ("gan, seed 0", 2.5), ("PyTorch gan, seed 0", 2.5), ("wgan-clip, seed 0", 2.5), ("wgan-gp, seed 0", 2.5),
@@ -106,30 +122,32 @@ def test_runs_take_turns_and_go_on(bench: ModuleType, acted: list[str], tmp_path
     ]  # fmt: skip
     assert Actor.asked[16][0] == "PyTorch gan, seed 1"  # somebody else is first
     assert (len(Actor.asked), len(Judge.judged), Judge.made) == (32, 8, 1)
-    text = (tmp_path / "docs" / "results.md").read_text()
-    results = json.loads((tmp_path / "benchmarks" / "results" / "quality.json").read_text())
+    text = (docs / "results.md").read_text()
+    results = json.loads((tmp_path / "tree" / "benchmarks" / "results" / "quality.json").read_text())
     assert len(results["runs"]) == 8
-    assert (tmp_path / "docs" / "images" / "quality.png").read_bytes().startswith(b"\x89PNG")
+    assert (docs / "images" / "quality.png").read_bytes().startswith(b"\x89PNG")
 
-    # What is complete is neither trained nor measured again; what is not, is.
-    (tmp_path / "runs" / "wgan-gp-0" / "run.json").unlink()
-    (tmp_path / "runs" / "wgan-gp-0" / "measured.json").unlink()
+    # What is complete is neither trained nor measured again; what is not, is. Of a seed all take turns again.
+    (tmp_path / "runs" / "seed-0.json").unlink()
     (tmp_path / "runs" / "gan-1" / "measured.json").unlink()
+    (tmp_path / "runs" / "gan-0" / "099.safetensors").touch()  # left by the interrupted one
     Actor.asked.clear()
     Judge.judged.clear()
     assert bench.main(acted) == 0
-    assert Actor.asked == [("wgan-gp, seed 0", seconds) for seconds in (2.5, 5.0, 7.5, 10.0)]
-    assert sorted(Judge.judged) == ["gan-1", "wgan-gp-0"]
-    assert (tmp_path / "docs" / "results.md").read_text() == text  # the section took its own place
+    assert (len(Actor.asked), {label.partition(", ")[2] for label, _ in Actor.asked}) == (16, {"seed 0"})
+    assert sorted(Judge.judged) == ["PyTorch-gan-0", "gan-0", "gan-1", "wgan-clip-0", "wgan-gp-0"]
+    assert not (tmp_path / "runs" / "gan-0" / "099.safetensors").exists()
+    assert (docs / "results.md").read_text() == text  # the section took its own place
     assert text.startswith("# Results\n\nOlder.\n\n<!-- written by benchmarks/quality.py -->\n")
 
 
 def test_what_is_written(bench: ModuleType, acted: list[str], tmp_path: Path) -> None:
     assert bench.main(acted) == 0
-    text = (tmp_path / "docs" / "results.md").read_text()
+    text = (tmp_path / "tree" / "docs" / "results.md").read_text()
     assert "    python benchmarks/quality.py --seconds 10 --seeds 2 --points 4\n" in text
+    assert "for 10 seconds on " + f"{tmp_path}/noise.npy, 28 pixels, width 32, batch 64, " in text
     assert "| gan | 100 ± 0 | 10.00 ± 0.00 | 0.800 ± 0.000 | 0.700 ± 0.000 | 0.500 ± 0.000 | 0 of 2 |" in text
-    assert "| wgan-gp | 100 ± 0 | 10.00 | 0.800 | 0.700 | 0.500 | 1 of 2 |" in text
+    assert "| wgan-gp | 100 | 10.00 | 0.800 | 0.700 | 0.500 | 1 of 2 |" in text
     assert "| test images |  | 0.10 | 0.800 | 0.700 | 0.500 |  |" in text
     assert "| system | FID at 2 s | FID at 5 s | FID at 10 s | seconds to FID 20 |" in text
     assert "| gan | 40.00 ± 0.00 | 20.00 ± 0.00 | 10.00 ± 0.00 | 5, 5 | 10, 10 | -, - |" in text
@@ -139,46 +157,63 @@ def test_what_is_written(bench: ModuleType, acted: list[str], tmp_path: Path) ->
     assert "| wgan-gp | 1.00, - |" in text  # two points have no order to speak of
 
 
-def test_another_table_is_refused(
-    bench: ModuleType, acted: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert bench.main(acted) == 0
-    with pytest.raises(
-        ValueError,
-        match=re.escape(
-            f"{tmp_path}/runs/gan-0 has seconds 10, here it is 20: they do not belong into one table; name another "
-            "folder by --out, or remove that one"
-        ),
+def test_another_table_is_refused(bench: ModuleType, acted: list[str], tmp_path: Path) -> None:
+    """Before anything is trained."""
+    np.save(tmp_path / "other.npy", np.ones((4, 28, 28), np.uint8))
+    for words, sentence in (
+        (["--seconds", "20"], "seconds 10, here it is 20"),
+        (["--points", "8"], "points 4, here it is 8"),
+        (["--data", f"{tmp_path}/other.npy"], f"trained_on '{tmp_path}/noise.npy', here it is '{tmp_path}/other.npy'"),
     ):
-        bench.main([*acted, "--seconds", "20"])
-    (tmp_path / "runs" / "gan-0" / "run.json").write_text("{")
-    with pytest.raises(ValueError, match=re.escape("gan-0/run.json is damaged (") + ".*remove its folder"):
+        with pytest.raises(
+            ValueError,
+            match=re.escape(
+                f"{tmp_path}/runs has runs of {sentence}: they do not belong into one table; name another folder by "
+                "--out, or remove that one"
+            ),
+        ):
+            bench.main([*acted, *words])
+    (tmp_path / "runs" / "table.json").write_text("{")
+    with pytest.raises(ValueError, match=re.escape("table.json is damaged (") + ".*remove it to have that again"):
         bench.main(acted)
+    assert Actor.asked == []
+
+
+def test_points_are_at_the_quarters(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        bench.arguments(["--points", "10"])
+    assert stop.value.code == 2
+    assert "--points 10: must be a multiple of 4, so that one is at each quarter" in capsys.readouterr().err
 
 
 def test_a_section_keeps_its_place(bench: ModuleType, acted: list[str], tmp_path: Path) -> None:
     report = sys.modules["quality_report"]
-    path = tmp_path / "docs" / "results.md"
+    path = tmp_path / "tree" / "docs" / "results.md"
+    path.parent.mkdir(parents=True)
     path.write_text(f"# Results\n\n{report.BEGIN}\nold\n{report.END}\n\n## Others\n\nText.\n")
     assert bench.main(acted) == 0
     text = path.read_text()
     assert text.startswith(f"# Results\n\n{report.BEGIN}\n\n## The three GANs at equal seconds\n")
     assert text.endswith(f"{report.END}\n\n## Others\n\nText.\n")
     assert "\nold\n" not in text
-    path.write_text(text.replace(report.END, ""))
-    with pytest.raises(ValueError, match="has only one of the marks"):
-        bench.main(acted)
-    assert report.END not in path.read_text()
+    for wrong in (text.replace(report.END, ""), report.END + report.BEGIN):
+        path.write_text(wrong)
+        with pytest.raises(
+            ValueError, match=re.escape(f"{path} should have {report.BEGIN} once and {report.END} once")
+        ):
+            bench.main(acted)
+        assert path.read_text() == wrong
 
 
 def test_spearman(bench: ModuleType) -> None:
-    stats = pytest.importorskip("scipy.stats")
-    a, b = Generator(0, "a").normal((2, 20))
+    stats, correlation = pytest.importorskip("scipy.stats"), sys.modules["quality_report"].rank_correlation
+    a, b = Generator(0, "a").normal((2, 20)).astype(np.float64)
     a[3], b[7] = nan, nan
+    a[5] = a[6] = a[8]  # a tie
     known = np.isfinite(a + b)
-    found = sys.modules["quality_report"].rank_correlation(a, b)
-    assert found == pytest.approx(stats.spearmanr(a[known], b[known]).statistic)
-    assert isnan(sys.modules["quality_report"].rank_correlation(a[:2], b[:2]))
+    assert correlation(a, b) == pytest.approx(stats.spearmanr(a[known], b[known]).statistic)
+    assert isnan(correlation(a[:2], b[:2]))
+    assert isnan(correlation(np.ones(5), b[:5]))
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +250,34 @@ def test_the_estimate_is_of_batches_as_in_training(bench: ModuleType, few: DataS
     mean.load_state_dict({"1.weight": np.full((784, 1), 1 / 784, np.float32), "1.bias": np.zeros(1, np.float32)})
     found = bench.estimate(mean, x, x - 0.25, 64)
     assert found == pytest.approx(0.25, abs=1e-5)
+
+
+def test_spoilt_weights_are_a_failure(bench: ModuleType, few: DataSet, tmp_path: Path) -> None:
+    """From there on, and not the end of the benchmark."""
+
+    class Few:
+        """Of a Reference: neither floors nor neighbours."""
+
+        def quick(self, fakes: Any) -> dict[str, Any]:
+            return {"fid": float(np.abs(fakes).mean())}
+
+        evaluate = quick
+
+    worker = importlib.import_module("quality_worker")
+    judge = object.__new__(bench.Judge)
+    judge.reference, judge.tests = Few(), few.images[:64].astype(np.float32) / 127.5 - 1
+    run = worker.Ours("wgan-gp", 0, few)
+    for i in range(1, 4):
+        if i == 2:
+            run.nets()["D"][0].weight.array[...] = nan
+        worker.save(tmp_path / f"{i:03d}.safetensors", run.nets())
+        if i == 2:
+            run.nets()["D"][0].weight.array[...] = 0
+    points = [{"seconds": 1.0 * i, "step": i, "images": 64 * i, "failed": None} for i in range(1, 4)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "FAKES", 128)
+        rows = judge.run("wgan-gp", 0, tmp_path, points)
+    assert rows[0]["fid"] > 0
+    assert isinstance(rows[0]["w_estimate"], float)
+    assert [row["failed"] for row in rows] == [None, *["after 2 steps its weights are not finite"] * 2]
+    assert "fid" not in rows[2]

@@ -20,7 +20,7 @@ from minigan.gan.run_folder import running_mean
 def drawn(y: Sequence[float], x: Sequence[float] | None = None, smooth: Any = None, **axes: Any) -> str:
     places = np.arange(1, len(y) + 1) if x is None else np.array(x, float)
     text = chart("c", Axes("A curve", **axes), [Curve("y", places, np.array(y, float), 0, smooth)])
-    check(document("a", "a", "a", {"Curves": text}))
+    check(document("minigan", "a", "a", "a", {"Curves": text}))
     return text
 
 

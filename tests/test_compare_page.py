@@ -14,6 +14,7 @@ from minigan.cli.main import main
 from minigan.gan.compare import Contents, contents
 from minigan.gan.compare_page import page, write_comparison
 from minigan.gan.records import Record
+from minigan.gan.report import write_report
 from minigan.gan.results import MEASURES, best
 
 CONFIG: dict[str, Any] = {
@@ -28,12 +29,12 @@ CONFIG: dict[str, Any] = {
 METRICS: dict[str, Any] = {"step": 100, "n": 10000, "fid": 7.2, "fid_floor": 0.11, "two_sample_accuracy": 0.8}
 
 
-def run(folder: Path, config: Any = CONFIG, metrics: Any = METRICS, **columns: float) -> Contents:
+def run(folder: Path, config: Any = CONFIG, metrics: Any = METRICS, steps: int = 100, **columns: float) -> Contents:
     (folder / "samples").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     if metrics:
         (folder / "metrics.json").write_text(json.dumps(metrics))
-    rows = [{"step": i, "images": 64 * i, "seconds": i / 10, "d_loss": 1 / i, **columns} for i in range(1, 101)]
+    rows = [{"step": i, "images": 64 * i, "seconds": i / 10, "d_loss": 1 / i, **columns} for i in range(1, steps + 1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     Image.new("L", (50, 40), 200).save(folder / "samples" / "step_000100.png")
     return contents(Record.read(folder))
@@ -66,9 +67,24 @@ def test_two_runs(runs: list[Contents]) -> None:
 
 
 def test_warnings_are_those_of_each(tmp_path: Path) -> None:
-    found = check(page([run(tmp_path / "a"), run(tmp_path / "b", d_real=0.9999, d_fake_after=0.001)]))
+    found = check(page([run(tmp_path / "a"), run(tmp_path / "b", steps=300, d_real=0.9999, d_fake_after=0.001)]))
     assert "D is sure of everything. Over the last fifth" in found.text
     assert len(found.all("li")) == 1
+
+
+def test_images_of_other_sizes_have_no_best(tmp_path: Path) -> None:
+    sizes = [{**CONFIG, "settings": {**CONFIG["settings"], "image_size": size}} for size in (28, 64)]
+    found = [run(tmp_path / f"r{i}", config, {**METRICS, "fid": 5.0 + i}) for i, config in enumerate(sizes)]
+    page_of = check(page(found))
+    assert bests(page_of) == []
+    note = "Trained on images of different sizes, so their numbers do not compare: r0 of 28; r1 of 64 pixels."
+    assert note in page_of.text
+
+
+def test_more_runs_than_curves_can_be_told_apart(runs: list[Contents]) -> None:
+    found = check(page([*runs, *runs[:1] * 11]))
+    assert "Of the first 12 runs." in found.text
+    assert len(found.all("th")) > 13
 
 
 def test_other_data_and_other_numbers_of_samples_have_no_best(tmp_path: Path) -> None:
@@ -149,9 +165,13 @@ def test_the_file(runs: list[Contents], tmp_path: Path) -> None:
 
     (tmp_path / "notes.html").write_text("<p>mine")
     assert refusal(tmp_path / "notes.html") == (
-        f"cannot write {tmp_path}/notes.html: there is another file, which minigan did not write"
+        f"cannot write {tmp_path}/notes.html: there is another file, which minigan compare did not write"
     )
     assert (tmp_path / "notes.html").read_text() == "<p>mine"
+    report, _ = write_report(runs[0].record)
+    assert "which minigan compare did not write" in refusal(report)  # nor any run's own page
+    os.mkfifo(tmp_path / "pipe")
+    assert "which minigan compare did not write" in refusal(tmp_path / "pipe")
     assert refusal(tmp_path) == f"cannot write {tmp_path}: it is a folder; name a file"
     assert refusal(tmp_path / "no" / "page.html") == f"cannot write {tmp_path}/no/page.html: No such file or directory"
     assert sorted(name for name in os.listdir(tmp_path) if "part" in name) == []
@@ -161,8 +181,8 @@ def test_the_command(runs: list[Contents], tmp_path: Path, capsys: pytest.Captur
     folders, path = [str(run.record.path) for run in runs], tmp_path / "page.html"
     assert main(["compare", *folders, f"out={path}"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == f"written: {path}"
-    assert out[1].split()[:3] == ["run", "recipe", "state"]
+    assert out[-1] == f"written: {path}"
+    assert out[0].split()[:3] == ["run", "recipe", "state"]
     assert path.read_text() == page(runs)
     assert main(["compare", *folders, f"out={path}", "--json"]) == 0
     streams = capsys.readouterr()

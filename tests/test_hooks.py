@@ -302,6 +302,10 @@ def test_norms_that_are_not_finite_as_in_pytorch(bad: float) -> None:
     a, b = leaf([1.0, 2.0], [bad, 1.0]), leaf([3.0], [1.0])
     theirs = [torch.zeros(n, requires_grad=True) for n in (2, 1)]
     theirs[0].grad, theirs[1].grad = torch.tensor([bad, 1.0]), torch.tensor([1.0])
+    before = [p.grad.copy() for p in (a, b)]
+    GradientNorm([a, b])()  # looks, and changes nothing
+    for p, array in zip((a, b), before, strict=True):
+        np.testing.assert_array_equal(p.grad, array)
     norm = torch.nn.utils.clip_grad_norm_(theirs, 1.0).item()
     assert not np.isfinite(norm)
     np.testing.assert_equal(clip_gradients([a, b], 1.0), norm)

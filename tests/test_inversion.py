@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import minigan as mg
-from minigan.data import triangles
-from minigan.gan import inversion
+from minigan.cli.measure import measure
+from minigan.data import DataSet, triangles
+from minigan.gan import dcgan_generator, inversion
 from minigan.gan.inversion import invert, measure_triangles
 from minigan.gan.sampling import generate
 from minigan.metrics.triangles import DELTA
@@ -166,25 +167,49 @@ def test_a_generator_of_the_targets_has_recall_1(monkeypatch: pytest.MonkeyPatch
         assert found[f"triangle_{name}_ks"] < 0.3
 
 
-@pytest.mark.parametrize(("shade", "recall"), [(0.03, 1), (0.05, 0)])
-def test_distances_are_those_of_images_from_0_to_1(monkeypatch: pytest.MonkeyPatch, shade: float, recall: int) -> None:
-    """Paper that is a shade darker: by 0.8 and 1.3 over all pixels, which from -1 to 1 would both be beyond delta."""
+@pytest.mark.parametrize(("far", "recall"), [(0.2, 1), (0.3, 0)])
+def test_distances_are_shares_of_the_ink(monkeypatch: pytest.MonkeyPatch, far: float, recall: int) -> None:
+    """Paper that is a shade darker: by so much in all, which pixels from -1 to 1 over ink from 0 to 1 would double."""
     tests = np.repeat(triangles.draw(triangles.random_angles(1, Generator(0, "one")))[..., None], 8, axis=0)
     real = tests[0].ravel() / 127.5 - 1
+    shade = far * np.linalg.norm((1 - real) / 2) / np.sqrt((real == 1).sum())
     G = Plane(np.zeros((5, 784), np.float32), 28, np.where(real == 1, 1 - 2 * shade, real))
     found = measured(monkeypatch, G, generate(G, np.zeros((8, 5), np.float32)), tests, tests)
     assert found["triangle_recall"] == found["triangle_precision"] == recall
-    assert found["triangle_distance"] == pytest.approx(shade * np.sqrt((real == 1).sum()), rel=0.05)
+    assert found["triangle_distance"] == pytest.approx(far, rel=0.05)
 
 
 def test_a_generator_of_noise_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor has a set of training images that are far from the test images."""
     tests = triangles.draw(triangles.random_angles(40, Generator(0, "tests")))[..., None]
     draw = np.random.default_rng(0)
-    G = Plane(draw.uniform(-0.1, 0.1, (5, 32 * 32)).astype(np.float32), 32)
-    fakes = draw.uniform(-1, 1, (20, 32, 32, 1)).astype(np.float32)
+    G = Plane(draw.uniform(-0.1, 0.1, (5, 784)).astype(np.float32), 28)
+    fakes = draw.uniform(-1, 1, (20, 28, 28, 1)).astype(np.float32)
     found = measured(monkeypatch, G, fakes, tests, 255 - tests)
     assert found["triangle_precision_floor"] == 1
     for name in ("precision", "recall", "f1", "recall_floor", "f1_floor"):
         assert found[f"triangle_{name}"] == 0
-    assert found["triangle_distance"] > 5
+    assert found["triangle_distance"] > 1
+    with pytest.raises(ValueError, match=r"^triangles: fakes must be \(N, 28, 28, 1\), .* but are \(20, 14, 56, 1\)$"):
+        measured(monkeypatch, G, fakes.reshape(20, 14, 56, 1), tests, tests)
+
+
+def test_the_command_line_measures_triangles_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside what it says of any images without labels."""
+    monkeypatch.setattr(inversion, "FITS", 20)
+    monkeypatch.setattr(inversion, "TARGETS", 2)
+    images = triangles.draw(triangles.random_angles(60, Generator(0, "here")))[..., None]
+    net, said = dcgan_generator(28, 1, 1, 2), list[str]()
+    z = Generator(0, "z").normal((24, 2))
+    data = DataSet("drawn triangles", images[:40], test_images=images[40:])
+    found = measure(net, z, "cpu", data, said.append)
+    assert (found["n"], found["triangle_delta"], found["triangle_precision"]) == (20, DELTA, 0)
+    assert found["triangle_precision_floor"] == 1
+    assert found["triangle_distance"] > 0.9 > 0.05 > found["triangle_distance_floor"]
+    assert re.search(
+        rf"Triangles, within {DELTA}: precision 0\.000 \(1\.000\), recall 0\.000 \(\d\.\d\d\d\), "
+        r"F1 0\.000 \(\d\.\d\d\d\); "
+        r"the median sample is \d+\.\d\d\d \(0\.\d\d\d\) from the nearest triangle",
+        said[-1],
+    )
+    assert "triangle_delta" not in measure(net, z, "cpu", data._replace(name="others"), said.append)

@@ -26,6 +26,7 @@ from minigan.metrics import (
 )
 from minigan.metrics import classifier as classifier_module
 from minigan.metrics.images import pixels
+from minigan.nn import Sequential, Unflatten
 from minigan.random import Generator
 
 Array = np.typing.NDArray[Any]
@@ -79,6 +80,7 @@ def test_evaluate_unmasks_copies() -> None:
     assert found["nearest_ratio"] < 1e-6
     assert found["label_histogram"] == np.bincount(LABELS[:250]).tolist()
     assert found["classes_present"] == 4
+    assert found["reference_histogram"] == np.bincount(LABELS).tolist()
     assert found["two_sample_accuracy"] < 0.2 < found["two_sample_accuracy_floor"]
     assert found["precision"] > 0.95
     assert np.abs(np.subtract(found["predicted_histogram"], found["label_histogram"])).sum() < 20
@@ -160,7 +162,7 @@ MEASURED = (
     "kid_random", "precision", "recall", "density", "coverage", "two_sample_accuracy", "two_sample_accuracy_real",
     "two_sample_accuracy_fake", "mean_pairwise_distance",
 )  # fmt: skip
-CLASSES = {"label_histogram", "classes_present"}
+CLASSES = {"label_histogram", "reference_histogram", "classes_present"}
 BY_CLASSIFIER = {*MEASURED[:6], "classifier_accuracy", "predicted_histogram"}
 FLOORS = {f"{key}_floor" for key in MEASURED}
 ALL = {
@@ -290,7 +292,7 @@ def test_describe() -> None:
     lines = [
         "In brackets: what as many test images get",
         "FID (own features, 8,000 samples against 9,000 training images): 12.35 (0.40)",
-        "The features are those of a classifier that gets 99.2% of the test images right; "
+        "The features are of a classifier of 28 pixels that gets 99.2% of the test images right; "
         "this FID compares with no published one",
         "KID (own features, 8,000 samples against 9,000 training images): 0.0312 (0.0001), standard error 0.0021",
         "By the features of an untrained net, 8,000 samples against 9,000 training images: "
@@ -313,6 +315,11 @@ def test_describe() -> None:
     for key in values.keys() - {"nearest_train", "nearest_train_of_test"}:
         without = {name: value for name, value in values.items() if name != key}
         assert describe(without) == describe({**without, key: None}) != describe(values), key
+    unused = {"predicted_histogram": [0, 6, 2], "label_histogram": [0, 6, 2], "classes_present": 2}
+    for real, rarest, of in (([0, 5, 5], "25.0%", 2), ([5, 5, 5], "0.0%", 3), (None, "0.0%", 3)):
+        *_, near, seen = describe({**unused, "reference_histogram": real}).splitlines()
+        assert near.endswith(f"2 of {of} present")
+        assert seen.endswith(f"the rarest has {rarest}")
     assert describe({"kid": 0.1}).splitlines() == ["KID (own features, ? samples against ? training images): 0.1000"]
 
 
@@ -339,12 +346,16 @@ def test_faulty_fakes(fakes: Array) -> None:
             check(fakes)
 
 
+FORM = "must be N > 1 of uint8 (N, H, W, C), as they are stored, but are"
+
+
 @pytest.mark.parametrize(
     ("images", "test_images", "labels", "text"),
     [
-        (IMAGES[:1], TEST[0], None, "training images must be N > 1 of (N, H, W, C), but are (1, 28, 28, 1)"),
-        (IMAGES[..., 0], TEST[0], None, "training images must be N > 1 of (N, H, W, C), but are (300, 28, 28)"),
-        (IMAGES, TEST[0][:1], None, "test images must be N > 1 of (N, H, W, C), but are (1, 28, 28, 1)"),
+        (IMAGES[:1], TEST[0], None, f"training images {FORM} uint8 (1, 28, 28, 1)"),
+        (IMAGES[..., 0], TEST[0], None, f"training images {FORM} uint8 (300, 28, 28)"),
+        (IMAGES, TEST[0][:1], None, f"test images {FORM} uint8 (1, 28, 28, 1)"),
+        (IMAGES, TEST[0] / 255, None, f"test images {FORM} float64 {TEST[0].shape}"),
         (IMAGES, None, LABELS[:9], "the labels of 300 training images are of shape (9,)"),
     ],
 )
@@ -358,23 +369,34 @@ def test_fakes_that_are_not_finite() -> None:
         judged(np.full((9, 28, 28, 1), np.nan))
 
 
+@pytest.mark.parametrize("with_classifier", [True, False])
+def test_quick_is_a_part_of_all(with_classifier: bool) -> None:
+    own = judge() if with_classifier else Reference(IMAGES, TEST[0], 28)
+    found, everything = own.quick(FAKES), own.evaluate(FAKES)
+    assert found.items() <= everything.items()
+    assert {"fid" if with_classifier else "fid_random", "precision", "two_sample_accuracy"} <= found.keys()
+
+
 def test_measure_takes_what_there_is() -> None:
     said: list[str] = []
-    found = measure(FAKES, DataSet("bars", *TRAIN, *TEST), said.append)
+    G = Sequential(Unflatten(28, 28, 1))  # z are the pixels
+
+    def measured(fakes: Array, data: DataSet) -> dict[str, Any]:
+        said.clear()
+        return measure(G, fakes.reshape(len(fakes), -1).astype(np.float32), "cpu", data, said.append)
+
+    found = measured(FAKES, DataSet("bars", *TRAIN, *TEST))
     assert found.keys() == ALL
     assert said == ["Measuring by a classifier, which is trained once for each data set.", describe(found)]
-    said.clear()
-    found = measure(FAKES, DataSet("bars", IMAGES), said.append)
+    found = measured(FAKES, DataSet("bars", IMAGES))
     assert {"fid_random", "precision", "nearest_train"} <= found.keys()
     assert said[0] == (
         "These images come without labels or without a test set, so nothing classifies them: measured by the features "
         "of an untrained net."
     )
     assert said[1] == describe(found)
-    said.clear()
-    found = measure(FAKES, DataSet("bars", IMAGES, LABELS * 0, *TEST), said.append)
+    found = measured(FAKES, DataSet("bars", IMAGES, LABELS * 0, *TEST))
     assert found.keys() == ALL - BY_CLASSIFIER - {f"{key}_floor" for key in BY_CLASSIFIER}
     assert said[1].startswith("No classifier: train_classifier: all labels are 0: with one class there is nothing")
-    said.clear()
-    assert measure(FAKES[:1], DataSet("bars", IMAGES), said.append) == {}
+    assert measured(FAKES[:1], DataSet("bars", IMAGES)) == {}
     assert said[1].startswith("Not measured: Reference: fakes must be N > 1 float images (N, 28, 28, 1), but are ")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import DataSet, load
+from ..data.sources import TRIANGLES
 from ..gan.compare import Contents, contents, describe_all, summary
 from ..gan.compare_page import write_comparison
 from ..gan.health import told
@@ -85,7 +86,9 @@ def measure(net: Module, z: Array, device: str, data: DataSet, say: Say) -> dict
     except ValueError as error:
         say(f"Not measured: {error}.")
         return {}
-    if data.name == "drawn triangles":
+    if data.name == TRIANGLES and fakes.shape[1] != data.images.shape[1]:
+        say("Triangles are looked for in images of 28 pixels only.")
+    elif data.name == TRIANGLES:
         assert data.test_images is not None
         say("Looking for the nearest triangles, and for the latent vectors of some; it takes a while.")
         metrics |= measure_triangles(net, z.shape[1], fakes, data.images, data.test_images, device=device)
@@ -133,9 +136,9 @@ def compare(words: Sequence[str]) -> None:
             faults.append(error)
     if not runs:
         raise faults[0]
+    print(json.dumps([summary(run) for run in runs], indent=2) if "--json" in found.flags else describe_all(runs))
     if out is not None:
         speaker("--json" in found.flags)(f"written: {write_comparison(runs, Path(out))}")
-    print(json.dumps([summary(run) for run in runs], indent=2) if "--json" in found.flags else describe_all(runs))
     if faults:
         raise Ended(f"left out: {'; '.join(map(str, faults))}", 1)
 

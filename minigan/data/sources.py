@@ -26,6 +26,9 @@ Bytes = NDArray[np.uint8]
 DRAWN = ("drawn", "triangles")
 """Sources that are no files."""
 
+TRIANGLES = "drawn triangles"
+"""The name of that data set, whose manifold is known."""
+
 KINDS = '"drawn", "triangles", a folder of IDX files, a folder of PNG or JPEG pictures, a .npy file or a .npz file'
 
 NAMES = (("x_train", "y_train", "x_test", "y_test"), ("images", "labels", "test_images", "test_labels"))
@@ -80,7 +83,7 @@ def load(source: str | Path | None = None, image_size: int = 28) -> DataSet:
         return DataSet("drawn digits", images[..., None], labels, test_images[..., None], test_labels)
     if source == "triangles":
         images, test_images = (drawn_triangles(split)[..., None] for split in ("train", "test"))
-        return DataSet("drawn triangles", images, test_images=test_images)
+        return DataSet(TRIANGLES, images, test_images=test_images)
     if source == "":
         raise ValueError(f"load: the name of the source is empty; choose {KINDS}")
     path = Path(os.path.expanduser(source))

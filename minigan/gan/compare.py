@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..metrics.report import number_of_classes, rarest_share
 from .health import Finding, told, warnings
 from .records import Record, Row, read_rows, throughput
 from .run_folder import running_median
@@ -17,22 +18,20 @@ OWN = ("out",)
 
 
 class Contents(NamedTuple):
-    """What a run's files hold, read once; lines_left_out: damaged ones of metrics.jsonl."""
+    """What a run's files hold, read once; lines_left_out: damaged ones of metrics.jsonl. findings: what is wrong."""
 
     record: Record
     rows: list[Row]
     lines_left_out: int
     metrics: dict[str, Any]
-
-    @property
-    def findings(self) -> list[Finding]:
-        """What is wrong with the run."""
-        return warnings(self.record, self.rows, self.metrics)
+    findings: list[Finding]
 
 
 def contents(record: Record) -> Contents:
     """RecordError if a file of the run is damaged."""
-    return Contents(record, *read_rows(record.path / "metrics.jsonl"), record.metrics())
+    rows, lines_left_out = read_rows(record.path / "metrics.jsonl")
+    metrics = record.metrics()
+    return Contents(record, rows, lines_left_out, metrics, warnings(record, rows, metrics))
 
 
 def summary(run: Contents) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def summary(run: Contents) -> dict[str, Any]:
     step, images, seconds: how far it got. images_per_second: the median over its steps. classes: how many there are;
     classes_present, rarest_share: among the samples. metrics: all of metrics.json. warnings: what is wrong (health.py).
     """
-    record, rows, lines_left_out, metrics = run
+    record, rows, lines_left_out, metrics, findings = run
     last = {**(rows[-1] if rows else {}), **{k: v for k, v in metrics.items() if v is not None}}
     histogram = metrics.get("predicted_histogram")
     return {
@@ -53,16 +52,16 @@ def summary(run: Contents) -> dict[str, Any]:
         **{key: _finite(last.get(key)) for key in ("step", "images", "seconds")},
         "images_per_second": throughput(rows),
         **{key: metrics.get(key) for key in ("fid", "fid_floor", "n", "classes_present")},
-        "classes": len(histogram) if histogram else None,
+        "classes": number_of_classes(metrics),
         "predicted_histogram": histogram,
-        "rarest_share": min(histogram) / sum(histogram) if histogram and sum(histogram) else None,
+        "rarest_share": rarest_share(metrics),
         "nearest_ratio": metrics.get("nearest_ratio"),
         **_estimate(rows),
         "trained_on": record.trained_on,
         "lines_left_out": lines_left_out,
         "settings": record.settings,
         "metrics": metrics,
-        "warnings": [finding._asdict() for finding in run.findings],
+        "warnings": [finding._asdict() for finding in findings],
     }
 
 
@@ -152,8 +151,9 @@ def names_of(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 def notes_on(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
     """What does not compare, and what was left out."""
-    data, counts = defaultdict(list), defaultdict(list)
+    data, counts, sizes = defaultdict(list), defaultdict(list), defaultdict(list)
     for name, run in zip(names, runs, strict=True):
+        sizes[run["settings"].get("image_size")].append(name)
         data[run["trained_on"]["sha256"], shown(run["trained_on"]["name"])].append(name)
         if run["fid"] is not None and run["n"] is not None:
             counts[run["n"]].append(name)
@@ -164,6 +164,11 @@ def notes_on(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
     if len(counts) > 1:
         parts = [f"{', '.join(group)} by {n:,}" for n, group in counts.items()]
         notes.append(f"Measured by different numbers of samples, so their FIDs do not compare: {'; '.join(parts)}.")
+    if len(sizes) > 1:
+        parts = [f"{', '.join(group)} of {shown(size)}" for size, group in sizes.items()]
+        notes.append(
+            f"Trained on images of different sizes, so their numbers do not compare: {'; '.join(parts)} pixels."
+        )
     notes += [
         f"{name}: {left_out(run['lines_left_out'])}."
         for name, run in zip(names, runs, strict=True)

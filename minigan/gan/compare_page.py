@@ -1,6 +1,7 @@
 """Several runs as one page of HTML: results beside each other, what differs, curves over each other, samples."""
 
 from collections.abc import Mapping, Sequence
+from errno import EEXIST, EISDIR
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,15 @@ from typing import Any
 from ..files import named, replace
 from .compare import COLUMNS, MISSING, Contents, differences, names_of, notes_on, shown, summary
 from .curves import of_runs
-from .page import MARK, document, image, scrolled, warned
+from .page import document, image, scrolled, warned
 from .results import GROUPS, best, floor_of, value_of
 
+GENERATOR = "minigan compare"
+"""In the head of each page, so that one is known from files of others."""
 HEAD = 4096
-"""Bytes of a page within which its mark is."""
+"""Bytes of a page within which that is."""
+CURVES = 12
+"""Runs whose curves are drawn: more cannot be told apart."""
 
 
 def write_comparison(runs: Sequence[Contents], path: Path) -> Path:
@@ -20,9 +25,9 @@ def write_comparison(runs: Sequence[Contents], path: Path) -> Path:
     text = page(runs)
     with named(path):
         if path.is_dir():
-            raise IsADirectoryError(21, "it is a folder; name a file")
+            raise IsADirectoryError(EISDIR, "it is a folder; name a file")
         if path.exists() and not _own(path):
-            raise FileExistsError(17, "there is another file, which minigan did not write")
+            raise FileExistsError(EEXIST, "there is another file, which minigan compare did not write")
         replace(path, lambda part: Path(part).write_text(text, encoding="utf-8"))
     return path
 
@@ -43,7 +48,8 @@ def page(contents: Sequence[Contents]) -> str:
     notes = [*notes_on(runs, names), *(f"{fault}." for fault in faults)]
     sections["Runs"] += "".join(f"\n<p>{escape(note)}</p>" for note in notes)
     count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
-    return document(f"minigan: {count}", f"{count} compared" if len(runs) > 1 else count, ", ".join(names), sections)
+    headline = f"{count} compared" if len(runs) > 1 else count
+    return document(GENERATOR, f"minigan: {count}", headline, ", ".join(names), sections)
 
 
 def _facts(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -57,7 +63,7 @@ def _results(names: Sequence[str], runs: Sequence[dict[str, Any]]) -> str:
     """All numbers in groups. The best are marked if all runs saw the same data and as many samples were measured."""
     groups = dict[str, list[list[str]]]()
     measured = [run["metrics"] for run in runs]
-    fair = len({(run["trained_on"]["sha256"], run["n"]) for run in runs if run["n"] is not None}) == 1
+    fair = len({_measured_by(run) for run in runs if run["n"] is not None}) == 1
     for title, measures in GROUPS.items():
         for measure in measures:
             values = [metrics.get(measure.key) for metrics in measured]
@@ -76,6 +82,18 @@ def _results(names: Sequence[str], runs: Sequence[dict[str, Any]]) -> str:
     known = {title: [row for row in rows if set(row[1:]) != {nothing}] for title, rows in groups.items()}
     known = {title: rows for title, rows in known.items() if rows}
     return _table(names, known, "Results") if known else "<p>Not measured.</p>"
+
+
+def _measured_by(run: dict[str, Any]) -> tuple[Any, ...]:
+    """What must be the same for two runs' numbers to compare: images and their size, counts, features."""
+    metrics = run["metrics"]
+    return (
+        run["trained_on"]["sha256"],
+        run["settings"].get("image_size"),
+        run["n"],
+        metrics.get("n_neighbours"),
+        run["fid"] is not None,
+    )
 
 
 def _cell(value: str, floor: str = "", first: bool = False) -> str:
@@ -113,14 +131,16 @@ def _table(names: Sequence[str], groups: Mapping[str, Sequence[Sequence[str]]], 
 
 def _curves(names: Sequence[str], contents: Sequence[Contents]) -> str:
     """By step and by seconds; two radio buttons choose, without a script."""
-    rows = [run.rows for run in contents]
+    rows, names = [run.rows for run in contents[:CURVES]], names[:CURVES]
     by_step, by_seconds = of_runs(names, rows, "step"), of_runs(names, rows, "seconds")
     if not by_step or not by_seconds:
         return by_step or by_seconds
-    return f"""<input type="radio" class="switch" name="by" id="by-step" checked><label for="by-step">by step</label>
-<input type="radio" class="switch" name="by" id="by-seconds"><label for="by-seconds">by seconds</label>
-{by_step}
-{by_seconds}"""
+    some = f"<p>Of the first {CURVES} runs.</p>\n" if len(contents) > CURVES else ""
+    buttons = "\n".join(
+        f'<input type="radio" class="switch" name="by" id="by-{x}"{chosen}><label for="by-{x}">by {x}</label>'
+        for x, chosen in (("step", " checked"), ("seconds", ""))
+    )
+    return f"{some}{buttons}\n{by_step}\n{by_seconds}"
 
 
 def _samples(names: Sequence[str], contents: Sequence[Contents], faults: list[str]) -> str:
@@ -135,6 +155,8 @@ def _samples(names: Sequence[str], contents: Sequence[Contents], faults: list[st
 
 
 def _own(path: Path) -> bool:
-    """Whether a file is a page of minigan's."""
+    """Whether a file is such a page."""
+    if not path.is_file():
+        return False  # a pipe, which would wait for somebody
     with open(path, "rb") as file:
-        return MARK.encode() in file.read(HEAD)
+        return f'content="{GENERATOR}"'.encode() in file.read(HEAD)

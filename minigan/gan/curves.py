@@ -77,7 +77,11 @@ PANELS = (
         ("spread",),
         None,
     ),
-    Panel(Axes("FID", "Of 10,000 samples, by minigan's own classifier.", low=0), ("fid",), None),
+    Panel(
+        Axes("FID", "By minigan's own classifier; it was measured while the run trained (evaluate_every).", low=0),
+        ("fid",),
+        None,
+    ),
     Panel(Axes("Throughput", "Real images that D sees in a second.", "images/s", low=0), (SPEED,), running_median),
 )
 

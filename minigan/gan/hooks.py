@@ -95,22 +95,31 @@ class LinearDecay:
 
 
 class GradientNorm:
-    """`value` is the Euclidean norm of the gradients that the last update began with, 0 before the first.
-
-    Put it first in `before`: clipping comes after it.
-    """
+    """`value` is the `gradient_norm` of the last update, 0 before the first. Put it first in `before`: clipping comes
+    after it."""
 
     def __init__(self, params: Iterable[Tensor]) -> None:
         self.params, self.value = list(params), 0.0
 
     def __call__(self) -> None:
-        self.value = clip_gradients(self.params, inf)
+        self.value = gradient_norm(self.params)
+
+
+def gradient_norm(params: Iterable[Tensor]) -> float:
+    """The Euclidean norm over all gradients together; 0 if there are none, inf where float32 cannot hold a square."""
+    gradients = [p.grad for p in params if p.grad is not None]
+    if not gradients:
+        return 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.stack([kernels.sum(kernels.multiply(g, g)) for g in gradients])
+        # One transfer from a device, not one for each.
+        return sqrt(kernels.to_host(squares).sum(dtype=np.float64))
 
 
 def clip_gradients(params: Iterable[Tensor], max_norm: float) -> float:
     """Scales all gradients, in place, by one factor, so that their norm is at most max_norm (Pascanu et al. 2013).
 
-    Returns the Euclidean norm over all of them before that; 0 if there are none. max_norm=inf only measures.
+    Returns their `gradient_norm` before that.
 
     As in PyTorch a norm that is not finite is no error: NaN makes all gradients NaN, an infinity makes the finite ones
     0, and it is returned for the caller to check. The next loss that is not finite stops `train`.
@@ -119,14 +128,11 @@ def clip_gradients(params: Iterable[Tensor], max_norm: float) -> float:
         raise TypeError("clip_gradients: params must be a list of tensors, not one tensor: write [p]")
     if not max_norm > 0:
         raise ValueError(f"clip_gradients: max_norm must be > 0, not {max_norm}")
-    gradients = [p.grad for p in params if p.grad is not None]
-    if not gradients:
-        return 0.0
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.stack([kernels.sum(kernels.multiply(g, g)) for g in gradients])
-        norm = sqrt(kernels.to_host(squares).sum(dtype=np.float64))  # one transfer from a device, not one for each
-        factor = max_norm / (norm + 1e-6)  # PyTorch's epsilon
-        if not factor >= 1:  # NaN goes here
-            for g in gradients:
-                g *= factor
+    params = list(params)
+    norm = gradient_norm(params)
+    factor = max_norm / (norm + 1e-6)  # PyTorch's epsilon
+    if not factor >= 1:  # NaN goes here
+        with np.errstate(over="ignore", invalid="ignore"):
+            for gradient in (p.grad for p in params if p.grad is not None):
+                gradient *= factor
     return norm

@@ -13,13 +13,12 @@ import numpy as np
 from .. import kernels
 from ..data import triangles
 from ..metrics.images import pixels
-from ..metrics.neighbours import nearest
-from ..metrics.triangles import DELTA, fit, shape_distances
+from ..metrics.neighbours import nearest_image
+from ..metrics.triangles import DELTA, fit, relative, shape_distances
 from ..nn import Module, Parameter
 from ..optim import Adam
 from ..random import Generator
 from ..tensor import Array, Tensor
-from .sampling import generate
 
 LR = 1.0
 """In 100 steps 1, 2 and 4 came equally near to triangles, to 6 %; 0.6 and less stopped short. 1 is the gentlest."""
@@ -124,13 +123,14 @@ def measure_triangles(
 ) -> dict[str, Any]:
     """Precision and recall of a generator of triangles, as json.dumps takes them.
 
-    fakes: what G made, floats in [-1, 1], (N, H, H, 1); of them the first 2,000 are measured. images, test_images: the
-    data set's, uint8 (M, 28, 28, 1). Distances are those of 28x28 pixels in [0, 1], whatever H is.
+    fakes: what G made, floats in [-1, 1], (N, 28, 28, 1); the first 2,000 are measured. images, test_images: the data
+    set's, uint8 (M, 28, 28, 1). Distances are `relative`. ValueError for fakes of another size: resizing
+    would blur them, but not the real ones.
 
-    triangle_precision: the share of fakes that are nearer than triangle_delta to the manifold of triangles;
-        _floor: of as many test images, so the share of real ones for which the nearest triangle is found.
+    triangle_precision: the share of fakes whose `relative` distance from the manifold of triangles is below
+        triangle_delta; _floor: of as many test images, so the share of real ones whose nearest triangle is found.
     triangle_distance: their median distance to it, which tells more where the share is 0; _floor as before.
-    triangle_recall: the share of 300 test images that G comes nearer to than triangle_delta, by `invert`, which may
+    triangle_recall: the share of 300 test images that G comes so near to, by their own ink, by `invert`, which may
         miss some: more restarts and steps can only find more. _floor: the share with so near a training image, which
         is the recall of a G that has these by heart. With far more latent numbers than the 3 degrees of freedom, G can
         come near to triangles that it hardly ever draws: a high recall says little where the precision is low.
@@ -138,19 +138,21 @@ def measure_triangles(
     triangle_orientation_ks, triangle_area_ks, triangle_smallest_angle_ks: `shape_distances` of the triangles nearest
         to the fakes from 10,000 triangles as they are drawn; _floor: of the test images.
     """
+    if fakes.shape[1:] != test_images.shape[1:]:
+        raise ValueError(f"triangles: fakes must be (N, 28, 28, 1), as the test images are, but are {fakes.shape}")
     n = min(len(fakes), len(test_images), FITS)
     real = triangles.on_circle(triangles.random_angles(10_000, Generator(0, "triangles, shapes")))
     vertices, far = fit(fakes[:n])
     test_vertices, test_far = fit(test_images[:n])
 
-    size, targets = fakes.shape[1], test_images[:TARGETS]
-    z, _ = invert(G, pixels(targets, size), latent, restarts, steps, device=device)
-    seen, made = pixels(targets, triangles.SIZE), pixels(generate(G, z, device), triangles.SIZE)
-    missed = np.sqrt(((made - seen).astype(np.float64) ** 2).sum((1, 2, 3))) / 2
-    copied = nearest(seen, pixels(images, triangles.SIZE))[1] / 2
+    targets = pixels(test_images[:TARGETS], triangles.SIZE)
+    ink = np.sqrt(((1 - targets.astype(np.float64)) ** 2).sum((1, 2, 3)))  # of [-1, 1], as what follows
+    missed = invert(G, targets, latent, restarts, steps, device=device)[1] / ink
+    copied = nearest_image(targets, images)[1] / ink
 
     measured = {"triangle_delta": DELTA}
-    for ending, from_manifold, from_target in (("", far, missed), ("_floor", test_far, copied)):
+    from_triangles = relative(vertices, far), relative(test_vertices, test_far)
+    for ending, from_manifold, from_target in zip(("", "_floor"), from_triangles, (missed, copied), strict=True):
         precision, recall = float((from_manifold < DELTA).mean()), float((from_target < DELTA).mean())
         measured |= {
             f"triangle_distance{ending}": float(np.median(from_manifold)),

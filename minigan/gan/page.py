@@ -14,8 +14,6 @@ from .compare import shown
 from .health import Finding
 
 PNG, END_OF_PNG = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-MARK = '<meta name="generator" content="minigan">'
-"""In each page, so that one is known from files of others."""
 
 STYLE = """
 :root {
@@ -106,8 +104,9 @@ caption { padding: 1.5rem 0 .25rem; font-weight: 600; text-align: left; }
 """  # noqa: E501 - a rule, a line
 
 
-def document(title: str, headline: str, under: str, sections: Mapping[str, str]) -> str:
-    """The whole page; sections: title to HTML, those without text are left out. The other texts are not yet escaped."""
+def document(generator: str, title: str, headline: str, under: str, sections: Mapping[str, str]) -> str:
+    """The whole page, made by the command `generator`; sections: title to HTML, those without text are left out. The
+    other texts are not yet escaped."""
     found = {name: text for name, text in sections.items() if text}
     links = "\n".join(f'<a href="#{_id(name)}">{name}</a>' for name in found)
     body = "\n".join(f'<section id="{_id(name)}">\n<h2>{name}</h2>\n{text}\n</section>' for name, text in found.items())
@@ -116,7 +115,7 @@ def document(title: str, headline: str, under: str, sections: Mapping[str, str])
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-{MARK}
+<meta name="generator" content="{generator}">
 <title>{escaped(title)}</title>
 <style>{STYLE}</style>
 </head>

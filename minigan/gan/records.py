@@ -140,6 +140,9 @@ class Record:
         for key, (check, wanted) in METRICS.items():
             if metrics.get(key) is not None:
                 _check(path, key, metrics[key], check, wanted)
+        for key, value in metrics.items():
+            if key.endswith(("_floor", "_error")) and value is not None:
+                _check(path, key, value, *NUMBER)
         return metrics
 
     def samples(self) -> list[tuple[int, Path]]:
@@ -230,24 +233,27 @@ TRAINED_ON: dict[str, Check] = {
     "sha256": TEXT,
 }
 METRICS: dict[str, Check] = {
-    **dict.fromkeys(("predicted_histogram", "label_histogram"), (_is_histogram, "a list of whole numbers, 0 or above")),
+    **dict.fromkeys(
+        ("predicted_histogram", "label_histogram", "reference_histogram"),
+        (_is_histogram, "a list of whole numbers, 0 or above"),
+    ),
     **dict.fromkeys(
         ("step", "images", "n", "n_reference", "n_neighbours", "classes_present"),
         (_is_count_or_0, "a whole number, 0 or above"),
     ),
     **dict.fromkeys(("seconds", "nearest_ratio", "triangle_delta"), NUMBER),
-    **{
-        key + end: NUMBER
-        for end in ("", "_floor")
-        for key in (
-            *("fid", "kid", "kid_error", "fid_random", "kid_random", "precision", "recall", "density", "coverage"),
+    **dict.fromkeys(
+        (
+            *("fid", "kid", "fid_random", "kid_random", "precision", "recall", "density", "coverage"),
             *("two_sample_accuracy", "two_sample_accuracy_real", "two_sample_accuracy_fake"),
             *("inception_score", "marginal_entropy", "conditional_entropy", "mean_pairwise_distance"),
             *("triangle_precision", "triangle_recall", "triangle_f1", "triangle_distance"),
-        )
-    },
+        ),
+        NUMBER,
+    ),
 }
-"""Of metrics.json (metrics/report.py), what compare.py and report.py read. Any may be missing, or null."""
+"""Of metrics.json (metrics/reference.py), what compare.py and report.py read, beside floors and errors of the same. Any
+may be missing, or null."""
 
 
 def _check(path: Path, key: str, value: Any, check: Callable[[Any], bool], wanted: str) -> None:

@@ -55,7 +55,7 @@ def page(run: Contents) -> str:
     }
     name, title = shown(record.name), f"{shown(record.recipe)} on {shown(record.trained_on['name'])}: {known['state']}"
     first = {"Warnings": warned(run.findings), "Run": _run(record, known, faults)}
-    return document(f"{name}: {title}", name, title, first | sections)
+    return document("minigan report", f"{name}: {title}", name, title, first | sections)
 
 
 def _run(record: Record, run: dict[str, Any], faults: Sequence[str]) -> str:
@@ -81,6 +81,8 @@ def _results(run: dict[str, Any]) -> str:
     if not groups:
         return "<p>Not measured.</p>"
     floors = "<p>The floor of a number is what as many real test images get: nobody's samples need be better.</p>"
+    if not any(key.endswith("_floor") for key in run["metrics"]):
+        floors = ""
     n, pairs = run["metrics"].get("n"), run["metrics"].get("n_neighbours")
     counted = "" if n is None else f"<p>Of {n:,} samples.</p>"
     if pairs is not None:

@@ -40,8 +40,8 @@ GROUPS: dict[str, tuple[Measure, ...]] = {
             "Two-sample accuracy",
             ".1%",
             "at 50 %",
-            "How often a nearest neighbour tells samples from real images. Above 50 %, they differ; below, samples are "
-            "copies.",
+            "How often a nearest neighbour tells samples from real images. Above 50 %, they differ, or some kinds are "
+            "missing; below, samples sit on single real images.",
             "ideal: 50 %",
         ),
         Measure(
@@ -79,7 +79,7 @@ GROUPS: dict[str, tuple[Measure, ...]] = {
             "Distance",
             ".2f",
             "lower",
-            "The median distance of samples to the nearest triangle, over all pixels, white being 1.",
+            "The median distance of samples to the nearest triangle, as a share of its ink.",
         ),
     ),
 }

@@ -37,7 +37,6 @@ from ..options import to_json
 from ..random import Generator
 from ..tensor import Array
 from .guard import blame, not_finite
-from .hooks import GradientNorm
 from .latent import slerp, walks
 from .recipes import Recipe, Settings
 from .recipes.recipe import FREE, add_hooks, images_of_steps
@@ -72,10 +71,7 @@ class Training:
         self.parts = recipe.build(s, data.images.shape[3])
         self.images = images_of_steps(s, self.parts.players, len(data.images))  # that D sees in each step
         self.steps = len(self.images)
-        self.average = add_hooks(s, self.parts, self.steps)
-        self.gradient = GradientNorm(self.parts.nets["G"].parameters())
-        g = next(player for player in self.parts.players if self.parts.nets["G"] in player.nets)
-        g.before = [self.gradient, *g.before]
+        self.average, self.gradient = add_hooks(s, self.parts, self.steps)
         latent = Generator(s.seed, "latent")
         self.game = Game(self.real, latent, s.latent, s.batch_size, s.device)
         self.generators = {"latent": latent, **self.parts.generators}

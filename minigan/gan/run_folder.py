@@ -187,6 +187,10 @@ class RunFolder:
         return self.write("losses.png", lambda file: figure.savefig(file, dpi=110, format="png"))
 
 
+AT_ONCE = 10_000
+"""Windows whose medians are computed together: each is copied, which for all of a long run takes a gigabyte."""
+
+
 def running_mean(values: ArrayLike) -> Array:
     """Over about a fiftieth of the curve, fewer steps at both ends."""
     values = np.asarray(values)
@@ -202,7 +206,10 @@ def running_median(values: ArrayLike) -> Array:
     median = np.empty(len(values))
     median[edges] = [np.median(values[max(0, i - half) : i + half + 1]) for i in edges]
     if len(values) > 2 * half:
-        median[half : len(values) - half] = np.median(sliding_window_view(values, 2 * half + 1), axis=1)
+        windows = sliding_window_view(values, 2 * half + 1)
+        for start in range(0, len(windows), AT_ONCE):
+            part = np.median(windows[start : start + AT_ONCE], axis=1)
+            median[half + start : half + start + len(part)] = part
     return median
 
 

@@ -67,7 +67,7 @@ def trained_generator(record: Record, checkpoint: str = "latest", device: str = 
     recipe, settings = recipe_of(record)
     step, arrays, _ = _read(Checkpoints(record.path / "checkpoints"), checkpoint)
     parts = recipe.build(replace(settings, device=device), record.trained_on["shape"][3])
-    average = add_hooks(settings, parts, record.steps)
+    average, _ = add_hooks(settings, parts, record.steps)
     net, prefix = parts.nets["G"], "nets.G."
     if average is not None:
         net, prefix = average.net, f"hooks.{name_of_hook(parts.players, average)}.net."

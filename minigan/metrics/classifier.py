@@ -26,6 +26,7 @@ from ..optim import Adam
 from ..progress import Progress
 from ..random import Generator, stream
 from ..tensor import Tensor
+from . import images as images_module
 from .images import pixels
 
 Array = NDArray[Any]
@@ -38,7 +39,8 @@ MIN_STEPS = 200  # for data of which 4 epochs are fewer
 LR = 3e-3  # of Adam, falling to 0 in a straight line
 SHIFT = 1  # pixels by which a training image is moved at most, in both directions
 
-RECIPE = np.frombuffer(Path(__file__).read_bytes(), np.uint8)  # a net trained by other code is not taken from the cache
+RECIPE = np.frombuffer(b"".join(Path(file).read_bytes() for file in (__file__, images_module.__file__)), np.uint8)
+"""A net that was trained by other code is not taken from the cache."""
 
 
 class Classifier(Module):

@@ -22,6 +22,6 @@ def pixels(images: Array, size: int) -> Array:
     x = images.astype(np.float32, copy=False)
     if images.dtype == np.uint8:
         x = x / np.float32(127.5) - np.float32(1)
-    elif images.size and not np.abs(x).max() <= 1.001:  # what resizing may round to; NaN is not <= either
+    elif images.size and not max(-x.min(), x.max()) <= 1.001:  # what resizing may round to; NaN is not <= either
         raise ValueError(f"metrics: floats in images must be in [-1, 1], but go from {x.min():g} to {x.max():g}")
     return x if x.shape[1:3] == (size, size) else resize(x, size)

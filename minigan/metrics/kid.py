@@ -8,9 +8,12 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+ROWS = 1_000
+"""Samples at a time, against all others."""
+
 
 class KernelDistance(NamedTuple):
-    """`value` is 0 in expectation where both sets are of one distribution, so below 0 in half of these cases.
+    """`value` is 0 in expectation where both sets are of one distribution, so often below 0 then.
 
     error: the standard error of the value, over the subsets; NaN where there is only one.
     """
@@ -55,12 +58,16 @@ def kid(features_a: Array, features_b: Array, subset: int = 1000) -> KernelDista
 def _mmd2(a: Array, b: Array) -> float:
     """Of a (n, D) and b (n, D). No sample meets itself: that would be the bias."""
     n = len(a)
-    within = sum(k.sum() - k.trace() for k in (_kernel(a, a), _kernel(b, b))) / (n * (n - 1))
-    return float(within - 2 * _kernel(a, b).mean())
+    within = sum(_total(x, x) - ((x * x).mean(1) + 1) @ ((x * x).mean(1) + 1) ** 2 for x in (a, b)) / (n * (n - 1))
+    return float(within - 2 * _total(a, b) / n**2)
 
 
-def _kernel(a: Array, b: Array) -> Array:
-    k: Array = a @ b.T
-    k /= a.shape[1]
-    k += 1
-    return k * k * k  # three times as fast as a power
+def _total(a: Array, b: Array) -> float:
+    """The sum of the kernel over all pairs, some rows at a time."""
+    total = 0.0
+    for start in range(0, len(a), ROWS):
+        k = a[start : start + ROWS] @ b.T
+        k /= a.shape[1]
+        k += 1
+        total += float(np.einsum("ij,ij,ij->", k, k, k))
+    return total

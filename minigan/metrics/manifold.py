@@ -2,7 +2,7 @@
 
 All take real and fake points (N, D): features, or flattened pixels. Distances are Euclidean, and compare as the exact
 |a - b| in float64 do, so that ties are ties: a copy is at distance 0 and as far from others as what it copies. No point
-is its own neighbour.
+is its own neighbour. The surface of a ball belongs to it, which other programs leave out: copies then count less.
 """
 
 from typing import Any, NamedTuple
@@ -88,8 +88,9 @@ def two_sample_accuracy(real: Array, fake: Array) -> TwoSampleAccuracy:
 
     D. Lopez-Paz & M. Oquab, "Revisiting classifier two-sample tests", 2017; Q. Xu et al., "An empirical study on
     evaluation metrics of generative adversarial networks", 2018. Below 1/2 fakes are nearer to real ones than these
-    are to each other: copies get 0. The real ones high and the fakes low means lost modes. A point between both kinds,
-    equally far, counts half. ValueError if the sets are not (N, D) of one shape, finite, with N > 1.
+    are to each other: copies of these very points get 0. Both kinds high: they differ, or modes are lost. Fakes high
+    and real ones low: fakes huddle in the middles of modes; the reverse: they sit on a few real ones. A point that is
+    equally far from both kinds counts half. ValueError if the sets are not (N, D) of one shape, finite, with N > 1.
     """
     _check("two_sample_accuracy", real, fake, 1)
     if len(real) != len(fake):

@@ -46,8 +46,11 @@ class Reference:
         classifier: Classifier | None = None,
     ) -> None:
         for kind, real in (("training", images), ("test", test_images)):
-            if real is not None and (real.ndim != 4 or len(real) < 2):
-                raise ValueError(f"Reference: {kind} images must be N > 1 of (N, H, W, C), but are {real.shape}")
+            if real is not None and (real.dtype != np.uint8 or real.ndim != 4 or len(real) < 2):
+                raise ValueError(
+                    f"Reference: {kind} images must be N > 1 of uint8 (N, H, W, C), as they are stored, but are "
+                    f"{real.dtype} {real.shape}"
+                )
         if labels is not None and labels.shape != (len(images),):
             raise ValueError(f"Reference: the labels of {len(images)} training images are of shape {labels.shape}")
         generator = Generator(0, "metrics")
@@ -103,15 +106,16 @@ class Reference:
         predicted_histogram: how many of all fakes the classifier assigns to each class.
         label_histogram: how many of the first 1,000 fakes have their nearest reference image in each class;
         classes_present: how many classes that are.
+        reference_histogram: how many of the reference images are of each class.
         nearest_train, nearest_train_of_test, nearest_ratio: of these fakes and of 1,000 test images among all training
             images, pixels in [-1, 1]: see `memorisation`.
 
-        ValueError if the fakes are not such images, or fewer than 2.
+        ValueError if the fakes are not such images, or fewer than 2. (Images in [0, 1] are pale ones in [-1, 1].)
         """
         self._check(fakes)
         x, n = pixels(fakes, self.size), self._count(fakes)
         own = self.classifier.features(x[:n]) if self.classifier else None
-        found = {"n": n, "n_reference": len(self._real), **self._measures(x[:n], own)}
+        found = {"n": n, "n_reference": len(self._real), **self._measures(own, self._random.features(x[:n]), x[:n])}
         if self._tests is not None:
             found |= self._floor(n)
         return found | self._histograms(x, own) | self._copies(x[:QUERIES])
@@ -127,9 +131,9 @@ class Reference:
     def _count(self, fakes: Array) -> int:
         return min(len(fakes), REFERENCES if self._tests is None else len(self._tests))
 
-    def _measures(self, x: Array, own: Array | None) -> dict[str, Any]:
-        """Of images x (n, size, size, C), fakes or tests, and of their features by the classifier."""
-        by_chance = self._random.features(x)
+    def _measures(self, own: Array | None, by_chance: Array, x: Array) -> dict[str, Any]:
+        """Of n images, fakes or tests: their features by the classifier and by the untrained net, and themselves, or
+        the first of them."""
         features, real = (by_chance, self._real_random) if own is None else (own, self._real_features)
         found: dict[str, Any] = {}
         if self.classifier is not None and own is not None:
@@ -166,7 +170,8 @@ class Reference:
         assert self._tests is not None
         if n not in self._floors:
             own = self._features(self.classifier, self._tests[:n]) if self.classifier else None
-            found = self._measures(pixels(self._tests[:n], self.size), own)
+            by_chance = self._features(self._random, self._tests[:n])
+            found = self._measures(own, by_chance, pixels(self._tests[: min(n, NEIGHBOURS)], self.size))
             found.pop("n_neighbours", None)
             self._floors[n] = {f"{key}_floor": value for key, value in found.items()}
         return self._floors[n]
@@ -183,6 +188,7 @@ class Reference:
             histogram = np.bincount(self._labels[neighbours], minlength=self._classes)
             found["label_histogram"] = histogram.tolist()
             found["classes_present"] = int((histogram > 0).sum())
+            found["reference_histogram"] = np.bincount(self._labels, minlength=self._classes).tolist()
         return found
 
     def _copies(self, queries: Array) -> dict[str, float | None]:

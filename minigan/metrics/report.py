@@ -28,8 +28,8 @@ def describe(metrics: Mapping[str, Any]) -> str:
         lines += [f"FID (own features, {sizes}): {shown('fid', '.2f')}"]
     if has("classifier_accuracy"):
         lines += [
-            f"The features are those of a classifier that gets {metrics['classifier_accuracy']:.1%} of the test images "
-            "right; this FID compares with no published one"
+            f"The features are of a classifier of 28 pixels that gets {metrics['classifier_accuracy']:.1%} of the test "
+            "images right; this FID compares with no published one"
         ]
     if has("kid"):
         error = f", standard error {metrics['kid_error']:.4f}" if has("kid_error") else ""
@@ -59,19 +59,19 @@ def describe(metrics: Mapping[str, Any]) -> str:
         parts = (f"{key} {shown(f'triangle_{key}', '.3f')}" for key in ("precision", "recall"))
         lines += [
             f"Triangles, within {metrics['triangle_delta']:.2f}: {', '.join(parts)}, F1 {shown('triangle_f1', '.3f')}; "
-            f"the median sample is {shown('triangle_distance', '.2f')} from the nearest triangle"
+            f"the median sample is {shown('triangle_distance', '.3f')} from the nearest triangle"
         ]
     if has("label_histogram", "classes_present"):
         counts = metrics["label_histogram"]
         lines += [
             f"Classes among {sum(counts):,} samples, by nearest training image: {_counts(counts)}; "
-            f"{metrics['classes_present']} of {len(counts)} present"
+            f"{metrics['classes_present']} of {number_of_classes(metrics)} present"
         ]
     if has("predicted_histogram"):
         counts = metrics["predicted_histogram"]
         lines += [
             f"Classes among {sum(counts):,} samples, by the classifier: {_counts(counts)}; "
-            f"the rarest has {min(counts) / sum(counts):.1%}"
+            f"the rarest has {rarest_share(metrics):.1%}"
         ]
     if has("nearest_ratio"):
         lines += [
@@ -83,6 +83,22 @@ def describe(metrics: Mapping[str, Any]) -> str:
     elif has("nearest_train"):
         lines += [f"Nearest training image: {metrics['nearest_train']:.2f} away, near 0 would be copies"]
     return "\n".join(lines)
+
+
+def number_of_classes(metrics: Mapping[str, Any]) -> int | None:
+    """Of real images; of runs that do not say, the classifier's."""
+    real: Sequence[int] = metrics.get("reference_histogram") or []
+    known = real or metrics.get("predicted_histogram") or metrics.get("label_histogram") or []
+    return sum(count > 0 for count in real) or len(known) or None
+
+
+def rarest_share(metrics: Mapping[str, Any]) -> float | None:
+    """The least share of a class among the samples, as the classifier reads them, of those that real images have."""
+    found: Sequence[int] = metrics.get("predicted_histogram") or []
+    real: Sequence[int] = metrics.get("reference_histogram") or []
+    if len(real) == len(found):
+        found = [count for count, among_real in zip(found, real, strict=True) if among_real]
+    return min(found) / sum(found) if sum(found) else None
 
 
 def _counts(histogram: Sequence[int]) -> str:

@@ -9,7 +9,7 @@ from ...nn import Module
 from ...optim import Optimizer
 from ...options import OptionError, option, parse
 from ...random import Generator
-from ..hooks import EMA, LinearDecay, clip_gradients
+from ..hooks import EMA, GradientNorm, LinearDecay, clip_gradients
 from ..models import BASES, dcgan_discriminator, dcgan_generator
 from ..train import Player
 
@@ -103,18 +103,28 @@ def dcgan(s: Settings, channels: int, batch_norm: bool = True) -> tuple[Module, 
     return G.to(s.device), D.to(s.device)
 
 
-def add_hooks(s: Settings, parts: Parts, steps: int) -> EMA | None:
-    """What the settings say of any recipe; the average of G, if there is one."""
-    average = EMA(parts.nets["G"], s.ema) if s.ema else None
+class Hooks(NamedTuple):
+    """Of those that any recipe has, the ones that a run looks at: the average of G, if there is one; G's gradient."""
+
+    average: EMA | None
+    gradient: GradientNorm
+
+
+def add_hooks(s: Settings, parts: Parts, steps: int) -> Hooks:
+    """What the settings say of any recipe."""
+    G = parts.nets["G"]
+    average, gradient = EMA(G, s.ema) if s.ema else None, GradientNorm(G.parameters())
     for player in parts.players:
+        if G in player.nets:
+            player.before = [*player.before, gradient]  # before it is clipped
         if s.clip_norm is not None:
             player.before = [*player.before, _clipping(player.optimizer, s.clip_norm)]
         if s.lr_schedule == "linear":
             updates = sum(player.updates(step) for step in range(1, steps + 1))
             player.after = [*player.after, LinearDecay(player.optimizer, updates)]
-        if average is not None and any(net is average.trained for net in player.nets):
+        if average is not None and G in player.nets:
             player.after = [*player.after, average]
-    return average
+    return Hooks(average, gradient)
 
 
 def _clipping(optimizer: Optimizer, max_norm: float) -> Callable[[], object]:
