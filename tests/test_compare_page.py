@@ -67,7 +67,7 @@ def test_two_runs(runs: list[Contents]) -> None:
 
 
 def test_warnings_are_those_of_each(tmp_path: Path) -> None:
-    found = check(page([run(tmp_path / "a"), run(tmp_path / "b", steps=300, d_real=0.9999, d_fake_after=0.001)]))
+    found = check(page([run(tmp_path / "a"), run(tmp_path / "b", steps=500, d_real=0.9999, d_fake_after=0.001)]))
     assert "D is sure of everything. Over the last fifth" in found.text
     assert len(found.all("li")) == 1
 

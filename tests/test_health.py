@@ -24,10 +24,10 @@ MEASURED: dict[str, Any] = {
 
 def record(recipe: str, **settings: Any) -> Record:
     trained_on = {"name": "MNIST", "shape": [60000, 28, 28, 1], "sha256": "ab" * 32}
-    return Record(Path("run"), recipe, {"gp_lambda": 10.0, **settings}, 400, trained_on, "0.1.0", 2)
+    return Record(Path("run"), recipe, {"gp_lambda": 10.0, **settings}, 600, trained_on, "0.1.0", 2)
 
 
-def rows_of(recipe: str = "gan", steps: int = 400, end: dict[str, float] | None = None) -> list[dict[str, Any]]:
+def rows_of(recipe: str = "gan", steps: int = 600, end: dict[str, float] | None = None) -> list[dict[str, Any]]:
     """Of a healthy run, but for what `end` says of its last fifth."""
     rows = [
         {"step": i, "images": 64 * i, "seconds": i / 10, **HEALTHY[recipe], "g_grad_norm": 2.0}
@@ -110,7 +110,7 @@ TROUBLES: dict[str, tuple[list[Finding], str, str]] = {
     "incomplete": (
         found(metrics={}),
         "The run is not complete",
-        "It has 400 of 400 steps, and was not measured. Go on with minigan resume, unless it is "
+        "It has 600 of 600 steps, and was not measured. Go on with minigan resume, unless it is "
         "running at this moment.",
     ),
 }
@@ -141,12 +141,12 @@ def test_numbers_that_are_not_finite(value: float) -> None:
     rows[36]["d_loss"] = rows[90]["d_loss"] = value
     (finding,) = warnings(record("gan"), rows, MEASURED)
     assert finding.title == "Numbers are not finite"
-    assert finding.evidence == f"d_loss is {value} at step 37; 2 steps of 400 have such a number."
+    assert finding.evidence == f"d_loss is {value} at step 37; 2 steps of 600 have such a number."
 
 
 def test_throughput_that_fell() -> None:
     rows = rows_of()
-    for i in range(240, 400):
+    for i in range(360, 600):
         rows[i]["seconds"] = rows[i - 1]["seconds"] + 0.21
     (finding,) = warnings(record("gan"), rows, MEASURED)
     assert finding.title == "Training became slow"
@@ -158,7 +158,7 @@ def test_throughput_that_fell() -> None:
 
 def test_the_beginning_and_single_steps_do_not_count() -> None:
     rows = rows_of()
-    for row in [*rows[:160], rows[380]]:
+    for row in [*rows[:240], rows[580]]:
         row |= SURE
     assert warnings(record("gan"), rows, MEASURED) == []
     short = rows_of(steps=LEAST - 1, end=SURE)

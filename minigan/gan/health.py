@@ -12,8 +12,8 @@ import numpy as np
 
 from .records import Record, Row, rates
 
-LEAST = 300
-"""Rows below which no curve is judged: in its first 200 steps a healthy run looks collapsed, and D sure of itself."""
+LEAST = 500
+"""Rows below which no curve is judged: in its first 300 steps a healthy run looks collapsed, and D sure of itself."""
 LAST = 5
 """A run's last part is a fifth of it."""
 SURE = 0.01

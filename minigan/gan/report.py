@@ -114,7 +114,7 @@ def _entropies(metrics: Mapping[str, Any]) -> Card | None:
     floors = [metrics.get(key) for key in ("marginal_entropy_floor", "conditional_entropy_floor")]
     beside = " and ".join(text_of(floor, ".2f") for floor in floors)
     return Card(
-        "Its two entropies",
+        "Inception score: entropies",
         f"{marginal:.2f}, {conditional:.2f}",
         "" if None in floors else f"floor {beside}",
         "In nats. Of all samples' classes together: high, if no class is rare. Of a single sample's: low, if it is "
