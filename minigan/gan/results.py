@@ -77,7 +77,7 @@ GROUPS: dict[str, tuple[Measure, ...]] = {
         Measure(
             "triangle_distance",
             "Distance",
-            ".2f",
+            ".3f",
             "lower",
             "The median distance of samples to the nearest triangle, as a share of its ink.",
         ),
