@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import io
 import json
 import re
 import sys
@@ -14,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from minigan import __version__
+from minigan import __version__, nn
 from minigan.data import DataSet, load
 from minigan.gan.run import description
 from minigan.random import Generator
@@ -242,9 +243,43 @@ def test_both_frameworks_train_the_same_nets(bench: ModuleType, few: DataSet) ->
         theirs.step()
 
 
-def test_the_estimate_is_of_batches_as_in_training(bench: ModuleType, few: DataSet) -> None:
-    from minigan import nn
+def test_a_process_trains_for_so_long(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its clock stands still while it waits and saves; from where a run fails on, nothing is saved."""
+    worker = importlib.import_module("quality_worker")
 
+    class Stub:
+        images, done = 64, 0
+
+        def step(self) -> list[float]:
+            self.done += 1
+            clock[0] += 0.3
+            if self.done == 9:
+                raise FloatingPointError("the losses are [nan]")
+            return [1.0]
+
+        def nets(self) -> dict[str, Any]:
+            clock[0] += 100
+            return {"G": nn.Linear(1, 1)}
+
+    clock = [5.0]
+    monkeypatch.setattr(worker, "build", lambda *task: (Stub(), {"layout": "nchw"}))
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1\n2\n3\n4\n"))
+    worker.main("ours", "gan", 0, None, str(tmp_path))
+    built, *points = map(json.loads, capsys.readouterr().out.splitlines())
+    assert built == {"built": True, "layout": "nchw"}
+    assert [round(point.pop("seconds"), 6) for point in points] == [1.2, 2.1, 2.7, 2.7]
+    failed = "after 8 steps: the losses are [nan]"
+    assert points == [
+        {"step": step, "images": 64 * step, "failed": text}
+        for step, text in ((4, None), (7, None), (8, failed), (8, failed))
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["001.safetensors", "002.safetensors"]
+
+
+def test_the_estimate_is_of_batches_as_in_training(bench: ModuleType, few: DataSet) -> None:
     x = few.images.astype(np.float32) / 127.5 - 1
     mean = nn.Sequential(nn.Flatten(), nn.Linear(784, 1))
     mean.load_state_dict({"1.weight": np.full((784, 1), 1 / 784, np.float32), "1.bias": np.zeros(1, np.float32)})

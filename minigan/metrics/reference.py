@@ -73,7 +73,7 @@ class Reference:
         return fid(self.classifier.features(x), self._real_features)
 
     def quick(self, fakes: Array) -> dict[str, Any]:
-        """The "fid" of `evaluate` and what neighbours tell: what a curve over a training needs, in a fifth of the time.
+        """The "fid" of `evaluate` and what neighbours tell: what a curve over a training needs, in much less time.
 
         Without a classifier "fid_random". ValueError as `evaluate`.
         """
