@@ -31,17 +31,21 @@ def describe(threads: int) -> dict[str, Any]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     peak, bandwidth = peak_gflops(threads), copy_bandwidth()
     return {
-        "cpu": cpu_model(),
+        **identity(threads),
         "features": [feature[1:] for feature in simd._FEATURES.split(",") if feature.startswith("+")],
         "cores": cores(),
-        "threads": threads,
         "load": load,
         "peak_gflops": peak,
         "copy_gbps": bandwidth,
         "threading_layer": numba.threading_layer(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def identity(threads: int) -> dict[str, Any]:
+    """What must be the same for figures to stand in one table."""
+    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    return {"cpu": cpu_model(), "threads": threads, "versions": versions}
 
 
 def cores() -> int:

@@ -69,6 +69,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def agree(args: argparse.Namespace, systems: Sequence[str]) -> dict[str, Any]:
     """table.json, written the first time. ValueError if it is of another table."""
+    import machine
+    import numba
     from quality_worker import settings_of
 
     from minigan import __version__
@@ -83,16 +85,15 @@ def agree(args: argparse.Namespace, systems: Sequence[str]) -> dict[str, Any]:
     }  # fmt: skip
     path = args.out / "table.json"
     there = get(path) if path.exists() else None
+    threads = numba.config.NUMBA_NUM_THREADS
     if there is None:
-        import machine
-        import numba
-
-        there = {**table, "machine": machine.describe(numba.config.NUMBA_NUM_THREADS)}
+        there = {**table, "machine": machine.describe(threads)}
         put(path, there)
-    for key, value in table.items():
-        if there.get(key) != value:
+    known = {**there, **there["machine"]}
+    for key, value in {**table, **machine.identity(threads)}.items():
+        if known.get(key) != value:
             raise ValueError(
-                f"{args.out} has runs of {key} {there.get(key)!r}, here it is {value!r}: they do not belong into one "
+                f"{args.out} has runs of {key} {known.get(key)!r}, here it is {value!r}: they do not belong into one "
                 "table; name another folder by --out, or remove that one"
             )
     return there
@@ -225,9 +226,11 @@ def measure(args: argparse.Namespace, table: dict[str, Any]) -> Results:
                 judge = judge or Judge(args.data, table["image_size"])
                 put(path, {"floor": judge.floor, "points": judge.run(system, seed, where, trained["points"])})
             found = get(path)
+            if floor and found["floor"] != floor:
+                raise ValueError(f"{path} was measured in another way than those before it; remove it to measure anew")
             floor = found["floor"]
             runs.append({"system": system, "seed": seed, "options": trained["options"], "points": found["points"]})
-    return {**table, "seeds": args.seeds, "floor": floor, "runs": runs}
+    return {**table, "data": args.data, "seeds": args.seeds, "fakes": FAKES, "floor": floor, "runs": runs}
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -31,6 +31,12 @@ FIGURES = {
 TARGETS = (20, 10, 7)
 """FIDs whose first time is noted."""
 
+RIVAL = (
+    "*PyTorch gan* has the same nets, starts from the same weights and takes the same Adam, in its fastest memory "
+    "format and optimizer, with all images in memory as floats before its clock starts; minigan makes its batches, "
+    "and computes what it logs, while the clock runs. "
+)
+
 BEGIN, END = "<!-- written by benchmarks/quality.py -->", "<!-- end of what benchmarks/quality.py wrote -->"
 
 
@@ -149,23 +155,22 @@ def ratios(results: Results) -> list[float]:
 def section(results: Results) -> str:
     """For docs/results.md."""
     here, seeds, points, floor = (results[key] for key in ("machine", "seeds", "points", "floor"))
-    n = next(point["n"] for run in results["runs"] for point in run["points"] if "n" in point)
+    source = f" --data {results['data']}" if results["data"] else ""
     text = [
         BEGIN,
         "## The three GANs at equal seconds",
-        f"    python benchmarks/quality.py --seconds {results['seconds']} --seeds {seeds} --points {points}",
+        f"    python benchmarks/quality.py --seconds {results['seconds']} --seeds {seeds} --points {points}{source}",
         f"trains each system {seeds} times for {results['seconds']} seconds on {results['trained_on']}, "
         f"{results['image_size']} pixels, width {results['width']}, batch {results['batch_size']}, by the recipes' own "
         "settings. The runs of a seed take turns on the machine, so that what slows it down slows all of them. "
-        "*PyTorch gan* has the same nets, starts from the same weights and takes the same Adam, in its fastest memory "
-        "format and optimizer, with all images in memory as floats before its clock starts. "
+        f"{RIVAL if of(results, 'PyTorch gan') else ''}"
         f"Machine: {here['cpu']}, {here['threads']} threads, PyTorch "
         f"{here['versions']['torch'] or 'not installed'}. Mean ± standard deviation over the seeds; a run that failed "
-        "has no figures, and is counted.",
-        f"FID is of {n:,} samples against as many training images by the classifier's features; precision and recall "
-        "(k = 3) and the leave-one-out accuracy of one nearest neighbour between samples and real images (0.5 is "
-        f"ideal) are of {floor['n_neighbours']:,} a side, by the same features ([metrics.md](metrics.md)). *Test "
-        "images* is what real images get.",
+        "has no figures from then on, and is counted.",
+        f"FID is of {results['fakes']:,} samples against as many training images by the classifier's features; "
+        "precision and recall (k = 3) and the leave-one-out accuracy of one nearest neighbour between samples and real "
+        f"images (0.5 is ideal) are of {floor['n_neighbours']:,} a side, by the same features "
+        "([metrics.md](metrics.md)). *Test images* is what real images get.",
         _markdown(*ends(results)),
         "The same over time. Seconds are those of the first measured point that is good enough, one number a seed.",
         _markdown(*times(results)),

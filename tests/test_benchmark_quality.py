@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
+import numba
 import numpy as np
 import pytest
 
@@ -104,7 +105,11 @@ def acted(bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     np.save(data, np.zeros((4, 28, 28), np.uint8))
     found = description(load(data))
     (tmp_path / "runs").mkdir()
-    table = {**TABLE, "trained_on": found["name"], "sha256": found["sha256"], "machine": MACHINE}
+    here = {
+        **MACHINE,
+        **importlib.import_module("machine").identity(numba.config.NUMBA_NUM_THREADS),
+    }
+    table = {**TABLE, "trained_on": found["name"], "sha256": found["sha256"], "machine": here}
     (tmp_path / "runs" / "table.json").write_text(json.dumps(table))
     return [
         *("--seconds", "10", "--seeds", "2", "--points", "4", "--data", str(data)),
@@ -145,7 +150,8 @@ def test_runs_take_turns_and_go_on(bench: ModuleType, acted: list[str], tmp_path
 def test_what_is_written(bench: ModuleType, acted: list[str], tmp_path: Path) -> None:
     assert bench.main(acted) == 0
     text = (tmp_path / "tree" / "docs" / "results.md").read_text()
-    assert "    python benchmarks/quality.py --seconds 10 --seeds 2 --points 4\n" in text
+    assert f"    python benchmarks/quality.py --seconds 10 --seeds 2 --points 4 --data {tmp_path}/noise.npy\n" in text
+    assert "*PyTorch gan* has the same nets" in text
     assert "for 10 seconds on " + f"{tmp_path}/noise.npy, 28 pixels, width 32, batch 64, " in text
     assert "| gan | 100 ± 0 | 10.00 ± 0.00 | 0.800 ± 0.000 | 0.700 ± 0.000 | 0.500 ± 0.000 | 0 of 2 |" in text
     assert "| wgan-gp | 100 | 10.00 | 0.800 | 0.700 | 0.500 | 1 of 2 |" in text
@@ -174,7 +180,12 @@ def test_another_table_is_refused(bench: ModuleType, acted: list[str], tmp_path:
             ),
         ):
             bench.main([*acted, *words])
-    (tmp_path / "runs" / "table.json").write_text("{")
+    path = tmp_path / "runs" / "table.json"
+    table = json.loads(path.read_text())
+    path.write_text(json.dumps({**table, "machine": {**table["machine"], "threads": 99}}))
+    with pytest.raises(ValueError, match=r"has runs of threads 99, here it is \d+: they do not belong into one table"):
+        bench.main(acted)
+    path.write_text("{")
     with pytest.raises(ValueError, match=re.escape("table.json is damaged (") + ".*remove it to have that again"):
         bench.main(acted)
     assert Actor.asked == []

@@ -108,6 +108,7 @@ def test_other_data_and_other_numbers_of_samples_have_no_best(tmp_path: Path) ->
         ("two_sample_accuracy", [0.9, 0.3], [None, None], [False, True]),
         ("mean_pairwise_distance", [25, 19], [20, 20], [False, True]),
         ("mean_pairwise_distance", [25, 19], [None, None], [False, False]),
+        ("kid", [-0.001, 0.0, 0.002], [None] * 3, [True, True, False]),
         ("nearest_ratio", [1, 2], [None, None], [False, False]),
         ("fid", [3, None], [0, None], [False, False]),
         ("fid", [3, 3], [0, 0], [False, False]),

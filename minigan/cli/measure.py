@@ -28,8 +28,9 @@ from .words import Ended, Say, UsageError, one_name, speaker, split, use_device
 HELP = {
     "evaluate": """usage: minigan evaluate DIR [key=value ...] [--json]
 
-Measures samples of a run: FID by minigan's own classifier, beside what test images get; classes; copies of training
-images. Without other keys than data and device, it also puts what it finds into metrics.json of a complete run.
+Measures samples of a run: FID, KID, precision, recall and more, by the features of minigan's own classifier and of an
+untrained net, beside what test images get; classes; copies of training images (docs/metrics.md). Without other keys
+than data and device, it also puts what it finds into metrics.json of a complete run.
 
   minigan evaluate runs/gan-0001
   minigan evaluate runs/gan-0001 checkpoint=best count=2000 --json""",

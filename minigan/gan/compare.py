@@ -151,12 +151,14 @@ def names_of(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 def notes_on(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
     """What does not compare, and what was left out."""
-    data, counts, sizes = defaultdict(list), defaultdict(list), defaultdict(list)
+    data, counts, sizes, features = (defaultdict[Any, list[str]](list) for _ in range(4))
     for name, run in zip(names, runs, strict=True):
         sizes[run["settings"].get("image_size")].append(name)
         data[run["trained_on"]["sha256"], shown(run["trained_on"]["name"])].append(name)
         if run["fid"] is not None and run["n"] is not None:
             counts[run["n"]].append(name)
+        if run["n"] is not None:
+            features[features_of(run)].append(name)
     notes = []
     if len({sha for sha, _ in data}) > 1:
         parts = [f"{', '.join(group)} on {name} ({shown(sha[:8])})" for (sha, name), group in data.items()]
@@ -164,6 +166,9 @@ def notes_on(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
     if len(counts) > 1:
         parts = [f"{', '.join(group)} by {n:,}" for n, group in counts.items()]
         notes.append(f"Measured by different numbers of samples, so their FIDs do not compare: {'; '.join(parts)}.")
+    if len(features) > 1:
+        parts = [f"{', '.join(group)} by those of {net}" for net, group in features.items()]
+        notes.append(f"Measured by different features, so their numbers do not compare: {'; '.join(parts)}.")
     if len(sizes) > 1:
         parts = [f"{', '.join(group)} of {shown(size)}" for size, group in sizes.items()]
         notes.append(
@@ -175,6 +180,11 @@ def notes_on(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
         if run["lines_left_out"]
     ]
     return notes
+
+
+def features_of(run: dict[str, Any]) -> str:
+    """Whose features what neighbours tell is of."""
+    return "an untrained net" if run["fid"] is None else "a classifier"
 
 
 def left_out(lines: int) -> str:

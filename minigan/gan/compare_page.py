@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import named, replace
-from .compare import COLUMNS, MISSING, Contents, differences, names_of, notes_on, shown, summary
+from .compare import COLUMNS, MISSING, Contents, differences, features_of, names_of, notes_on, shown, summary
 from .curves import of_runs
 from .page import document, image, scrolled, warned
 from .results import GROUPS, best, floor_of, value_of
@@ -85,15 +85,8 @@ def _results(names: Sequence[str], runs: Sequence[dict[str, Any]]) -> str:
 
 
 def _measured_by(run: dict[str, Any]) -> tuple[Any, ...]:
-    """What must be the same for two runs' numbers to compare: images and their size, counts, features."""
-    metrics = run["metrics"]
-    return (
-        run["trained_on"]["sha256"],
-        run["settings"].get("image_size"),
-        run["n"],
-        metrics.get("n_neighbours"),
-        run["fid"] is not None,
-    )
+    """What must be the same for two runs' numbers to compare; `notes_on` says where it is not."""
+    return run["trained_on"]["sha256"], run["settings"].get("image_size"), run["n"], features_of(run)
 
 
 def _cell(value: str, floor: str = "", first: bool = False) -> str:

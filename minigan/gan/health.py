@@ -117,7 +117,7 @@ def _sure(record: Record, rows: Sequence[Row]) -> Finding | None:
 
 
 def _spread(record: Record, rows: Sequence[Row]) -> Finding | None:
-    spread = _end([row for row in rows if "spread" in row], "spread")
+    spread = _end(rows, "spread")
     if spread is None or spread >= ALIKE:
         return None
     return Finding(
@@ -176,7 +176,7 @@ def _slope(record: Record, rows: Sequence[Row]) -> Finding | None:
         "The penalty does not hold D's slope",
         f"Over the last fifth, |dD/dx| is {slope:.3g} where it should be 1, and the penalty {penalty:.3g} with "
         f"gp_lambda={weight:g}.",
-        "Train with gp_lambda=10 and a lower lr=, or longer if this is the beginning.",
+        f"Train with {'gp_lambda=10 and ' if weight < 10 else ''}a lower lr=, or longer if this is the beginning.",
     )
 
 

@@ -99,8 +99,8 @@ caption { padding: 1.5rem 0 .25rem; font-weight: 600; text-align: left; }
 .switch + label { display: inline-block; margin: 0 .4rem .9rem 0; padding: .2rem .8rem; border: 1px solid var(--line); border-radius: 1rem; cursor: pointer; }
 .switch:checked + label { color: var(--page); background: var(--ink); border-color: var(--ink); }
 .switch:focus-visible + label { outline: 2px solid var(--link); outline-offset: 2px; }
-#by-step:checked ~ .by-seconds, #by-seconds:checked ~ .by-step { display: none; }
-@media print { .by-step, .by-seconds { display: grid; } article, .chart, .warnings li { break-inside: avoid; } }
+@media screen { #by-step:checked ~ .by-seconds, #by-seconds:checked ~ .by-step { display: none; } }
+@media print { article, .chart, .warnings li { break-inside: avoid; } }
 """  # noqa: E501 - a rule, a line
 
 

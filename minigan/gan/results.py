@@ -103,7 +103,7 @@ def floor_of(measure: Measure, metrics: Mapping[str, Any]) -> str:
 def best(measure: Measure, values: Sequence[float | None], floors: Sequence[float | None]) -> list[bool]:
     """Which of several runs are best. None is where fewer than two have the number, or nothing says which is better."""
     rank: dict[str | None, Callable[[float, float | None], float | None]] = {
-        "lower": lambda value, floor: value,
+        "lower": lambda value, floor: max(value, 0.0),  # KID is unbiased: below 0 there is nothing to win
         "higher": lambda value, floor: -value,
         "near the floor": lambda value, floor: None if floor is None else abs(value - floor),
         "at 50 %": lambda value, floor: abs(value - 0.5),

@@ -77,7 +77,8 @@ class Training:
         self.generators = {"latent": latent, **self.parts.generators}
         self.trained_on = description(data)
         some = Generator(0, "real images").permutation(len(data.images))[:SHOWN]
-        self.real_distance = mean_pairwise_distance(pixels(data.images[some], s.image_size))
+        some_images = pixels(data.images[some], s.image_size)
+        self.real_distance = mean_pairwise_distance(some_images) if len(some) > 1 else 0.0
         self.reference: Reference | None = None
         if s.evaluate_every is not None:
             if data.labels is None or data.test_images is None or data.test_labels is None:
