@@ -129,7 +129,13 @@ def test_minimax_is_told_of_the_other_loss() -> None:
 
 @pytest.mark.parametrize(
     "end",
-    [{"d_real": 0.98, "d_fake_after": 0.033}, {"d_real": 0.9999}, {"d_fake_after": 0.0001}, {"spread": 0.52}],
+    [
+        {"d_real": 0.98, "d_fake_after": 0.033},
+        {"g_grad_norm": 0.33},
+        {"d_real": 0.9999},
+        {"d_fake_after": 0.0001},
+        {"spread": 0.52},
+    ],
 )
 def test_what_is_near_a_bound_and_no_trouble(end: dict[str, float]) -> None:
     assert found(**end) == []
