@@ -40,17 +40,22 @@ def fid(features_a: Array, features_b: Array) -> float:
     same features and about the same N compare. It is biased upwards, the more the smaller N is.
     ValueError if a set is not (N, D) with N > 1 and finite numbers, or if the D differ.
     """
+    check_features("fid", features_a, features_b)
+    return frechet_distance(*_gaussian(features_a), *_gaussian(features_b))
+
+
+def check_features(op: str, features_a: Array, features_b: Array) -> None:
+    """ValueError, which names the op, unless both are (N, D), N > 1, of one D > 0, and finite."""
     for features in (features_a, features_b):
-        if features.ndim != 2 or len(features) < 2:
-            raise ValueError(f"fid: features must be (N, D) of N > 1 samples, but are {features.shape}")
+        if features.ndim != 2 or len(features) < 2 or not features.shape[1]:
+            raise ValueError(f"{op}: features must be (N, D) of N > 1 samples, but are {features.shape}")
         if not np.isfinite(features).all():
-            raise ValueError(f"fid: features {features.shape} hold NaN or infinity; look at the images they are of")
+            raise ValueError(f"{op}: features {features.shape} hold NaN or infinity; look at the images they are of")
     if features_a.shape[1] != features_b.shape[1]:
         raise ValueError(
-            f"fid: features must be of one length, but are {features_a.shape} and {features_b.shape}; "
+            f"{op}: features must be of one length, but are {features_a.shape} and {features_b.shape}; "
             "compute both by the same net"
         )
-    return frechet_distance(*_gaussian(features_a), *_gaussian(features_b))
 
 
 def _gaussian(features: Array) -> tuple[Array, Array]:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .frechet import check_features
+
 Array = NDArray[Any]
 
 ROWS = 1_000
@@ -34,16 +36,7 @@ def kid(features_a: Array, features_b: Array, subset: int = 1000) -> KernelDista
     """
     if subset < 2:
         raise ValueError(f"kid: a subset must have 2 or more samples, not {subset}")
-    for features in (features_a, features_b):
-        if features.ndim != 2 or len(features) < 2 or not features.shape[1]:
-            raise ValueError(f"kid: features must be (N, D) of N > 1 samples, but are {features.shape}")
-        if not np.isfinite(features).all():
-            raise ValueError(f"kid: features {features.shape} hold NaN or infinity; look at the images they are of")
-    if features_a.shape[1] != features_b.shape[1]:
-        raise ValueError(
-            f"kid: features must be of one length, but are {features_a.shape} and {features_b.shape}; "
-            "compute both by the same net"
-        )
+    check_features("kid", features_a, features_b)
     N = min(len(features_a), len(features_b))
     parts = max(N // subset, 1)
     pairs = zip(np.array_split(features_a[:N], parts), np.array_split(features_b[:N], parts), strict=True)
