@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigan.files import named, replace
+from minigan.gan.compare import table
 
 Results = dict[str, Any]
 
@@ -132,12 +133,8 @@ def correlations(results: Results) -> tuple[list[str], list[list[str]]]:
 
 def in_words(results: Results) -> str:
     """For a terminal."""
-    return "\n\n".join(_aligned(*part(results)) for part in (ends, times, correlations))
-
-
-def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows))
+    parts = (part(results) for part in (ends, times, correlations))
+    return "\n\n".join("\n".join(table(head, rows, left=len(head))) for head, rows in parts)
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -13,8 +13,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 WARM = 3  # steps
 STEPS = 1_000_000
 """More than any run takes here: seconds end it."""
@@ -155,16 +153,10 @@ def main(framework: str, recipe: str, seed: int, data: str | None, folder: str) 
 
 
 def save(path: Path, nets: dict[str, Any]) -> None:
-    from safetensors.numpy import save
-
     from minigan.files import replace
+    from minigan.gan.run_folder import to_safetensors
 
-    arrays = {
-        f"{name}.{key}": np.ascontiguousarray(array)
-        for name, net in nets.items()
-        for key, array in net.state_dict().items()
-    }
-    replace(path, lambda part: Path(part).write_bytes(save(arrays)))
+    replace(path, lambda part: Path(part).write_bytes(to_safetensors(nets)))
 
 
 def answer(value: Any) -> None:

@@ -151,15 +151,7 @@ class RunFolder:
 
     def save_weights(self, **nets: Module) -> Path:
         """weights.safetensors: the state of each net under its name and a dot."""
-        from safetensors.numpy import save
-
-        arrays = {
-            f"{name}.{key}": np.asarray(array, order="C")  # safetensors writes the wrong bytes of any other layout
-            for name, net in nets.items()
-            for key, array in net.state_dict().items()
-        }
-        # save_file has errors of its own
-        return self.write("weights.safetensors", lambda file: Path(file).write_bytes(save(arrays)))
+        return self.write("weights.safetensors", lambda file: Path(file).write_bytes(to_safetensors(nets)))
 
     def plot_losses(self) -> Path | None:
         """losses.png from metrics.jsonl, if that has any: a panel for each of PANELS of which it has a column."""
@@ -185,6 +177,19 @@ class RunFolder:
                 axes.set_ylim(0, 1)
         axes.set_xlabel("step")
         return self.write("losses.png", lambda file: figure.savefig(file, dpi=110, format="png"))
+
+
+def to_safetensors(nets: Mapping[str, Module]) -> bytes:
+    """The state of each net under its name and a dot, as a file of safetensors holds it."""
+    from safetensors.numpy import save  # save_file has errors of its own
+
+    return save(
+        {
+            f"{name}.{key}": np.asarray(array, order="C")  # safetensors writes the wrong bytes of any other layout
+            for name, net in nets.items()
+            for key, array in net.state_dict().items()
+        }
+    )
 
 
 AT_ONCE = 10_000
