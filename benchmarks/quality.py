@@ -13,22 +13,23 @@ batches while the clock runs, and logs what its recipes log.
 """
 
 import argparse
-import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import rival  # noqa: F401 - PyTorch before Numba, see there
+from kept import get, put, refuse_other
 from options import NO_TORCH, positive, present
-from quality_report import SYSTEMS, Results, check_marks, in_words, picture, write_section
+from quality_report import MARKS, SYSTEMS, Results, in_words, picture, write_section
+from sections import check_marks
 from tqdm import tqdm
 from workers import Worker, WorkerError, environment
 
-from minigan.files import named, replace
+from minigan.files import named
 
 WORKER = Path(__file__).with_name("quality_worker.py")
 ROOT = Path(__file__).parent.parent
@@ -89,33 +90,13 @@ def agree(args: argparse.Namespace, systems: Sequence[str]) -> dict[str, Any]:
     if there is None:
         there = {**table, "machine": machine.describe(threads)}
         put(path, there)
-    known = {**there, **there["machine"]}
-    for key, value in {**table, **machine.identity(threads)}.items():
-        if known.get(key) != value:
-            raise ValueError(
-                f"{args.out} has runs of {key} {known.get(key)!r}, here it is {value!r}: they do not belong into one "
-                "table; name another folder by --out, or remove that one"
-            )
+    refuse_other(args.out, there, {**table, **machine.identity(threads)})
     return there
 
 
 def folder(args: argparse.Namespace, name: str, seed: int) -> Path:
     where: Path = args.out / f"{name.replace(' ', '-')}-{seed}"
     return where
-
-
-def put(path: Path, values: Mapping[str, Any]) -> None:
-    with named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, lambda part: Path(part).write_text(json.dumps(values, indent=1) + "\n"))
-
-
-def get(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it to have that again") from error
-    return values
 
 
 # ---- training ----------------------------------------------------------------------------------------------------
@@ -178,7 +159,7 @@ class Judge:
         _, recipe = SYSTEMS[system]
         settings = settings_of(recipe, seed)
         nets = RECIPES[recipe].build(settings, self.tests.shape[3]).nets
-        z, failed, rows = latent_vectors(settings, "evaluation", FAKES), None, []
+        z, failed, rows = latent_vectors(RECIPES[recipe], settings, "evaluation", FAKES), None, []
         for number, point in enumerate(tqdm(points, where.name, unit="point"), 1):
             failed = failed or point["failed"]
             if failed is None:
@@ -239,7 +220,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if len(systems) < len(SYSTEMS):
         print(NO_TORCH, file=sys.stderr)
     results, document = args.docs / "benchmarks/results/quality.json", args.docs / "docs/results.md"
-    check_marks(document)
+    check_marks(document, MARKS)
     for path in (results, document):  # what cannot be written at the end, is better known now
         with named(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)

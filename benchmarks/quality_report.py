@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sections
 from numpy.typing import NDArray
+from sections import markdown, spread
 
 from minigan.files import named, replace
 from minigan.gan.compare import table
@@ -38,7 +40,7 @@ RIVAL = (
     "and computes what it logs, while the clock runs. "
 )
 
-BEGIN, END = "<!-- written by benchmarks/quality.py -->", "<!-- end of what benchmarks/quality.py wrote -->"
+BEGIN, END = MARKS = sections.marks("benchmarks/quality.py")
 
 
 def of(results: Results, system: str) -> list[dict[str, Any]]:
@@ -57,14 +59,6 @@ def systems(results: Results) -> list[str]:
 def curve(run: dict[str, Any], key: str) -> NDArray[np.float64]:
     """A figure at each point; NaN, of seconds too, from where the run had failed on."""
     return np.array([point.get(key, nan) if point["failed"] is None else nan for point in run["points"]], np.float64)
-
-
-def spread(values: Sequence[float], form: str) -> str:
-    """Mean and standard deviation of those that there are."""
-    known = [value for value in values if value == value]
-    if not known:
-        return "-"
-    return f"{np.mean(known):{form}}" + (f" ± {np.std(known, ddof=1):{form}}" if len(known) > 1 else "")
 
 
 def when(run: dict[str, Any], target: float) -> float:
@@ -137,10 +131,6 @@ def in_words(results: Results) -> str:
     return "\n\n".join("\n".join(table(head, rows, left=len(head))) for head, rows in parts)
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
-
-
 def ratios(results: Results) -> list[float]:
     """For each seed whose runs did not fail, our updates of G by PyTorch's in the same seconds."""
     ours, theirs = (
@@ -149,12 +139,11 @@ def ratios(results: Results) -> list[float]:
     return [ours[seed] / theirs[seed] for seed in sorted(ours.keys() & theirs)]
 
 
-def section(results: Results) -> str:
+def paragraphs(results: Results) -> list[str]:
     """For docs/results.md."""
     here, seeds, points, floor = (results[key] for key in ("machine", "seeds", "points", "floor"))
     source = f" --data {results['data']}" if results["data"] else ""
     text = [
-        BEGIN,
         "## The three GANs at equal seconds",
         f"    python benchmarks/quality.py --seconds {results['seconds']} --seeds {seeds} --points {points}{source}",
         f"trains each system {seeds} times for {results['seconds']} seconds on {results['trained_on']}, "
@@ -168,9 +157,9 @@ def section(results: Results) -> str:
         "precision and recall (k = 3) and the leave-one-out accuracy of one nearest neighbour between samples and real "
         f"images (0.5 is ideal) are of {floor['n_neighbours']:,} a side, by the same features "
         "([metrics.md](metrics.md)). *Test images* is what real images get.",
-        _markdown(*ends(results)),
+        markdown(*ends(results)),
         "The same over time. Seconds are those of the first measured point that is good enough, one number a seed.",
-        _markdown(*times(results)),
+        markdown(*times(results)),
     ]
     if found := ratios(results):
         text.append(
@@ -181,31 +170,16 @@ def section(results: Results) -> str:
         text += [
             "Does the Wasserstein estimate tell quality? E D(x) - E D(G(z)) on test images against the FID, over the "
             f"{points} points of each run; 1 would be the same order.",
-            _markdown(*correlations(results)),
+            markdown(*correlations(results)),
         ]
     picture = "![FID, precision, recall and 1-NN accuracy over seconds of training](images/quality.png)"
     figures = "All figures: [benchmarks/results/quality.json](../benchmarks/results/quality.json)."
-    return "\n\n".join([*text, picture, figures, END]) + "\n"
-
-
-def check_marks(path: Path) -> None:
-    """ValueError if the file has one mark without the other, or the second first."""
-    text = path.read_text() if path.exists() else ""
-    if (text.count(BEGIN), text.count(END)) not in ((0, 0), (1, 1)) or text.find(BEGIN) > text.find(END):
-        raise ValueError(f"{path} should have {BEGIN} once and {END} once, behind it; put them right, or remove both")
+    return [*text, picture, figures]
 
 
 def write_section(results: Results, path: Path) -> None:
-    """In place of the last one, or at the end of the file. ValueError as `check_marks`."""
-    check_marks(path)
-    text = path.read_text() if path.exists() else "# Results\n"
-    before, after = text.rstrip() + "\n\n", ""
-    if BEGIN in text:
-        before, rest = text.split(BEGIN, 1)
-        after = rest.split(END, 1)[1].lstrip("\n")
-        after = f"\n{after}" if after else ""
-    with named(path):
-        replace(path, lambda part: Path(part).write_text(before + section(results) + after))
+    """In docs/results.md. ValueError as `check_marks`."""
+    sections.write_section(path, MARKS, paragraphs(results))
 
 
 def picture(results: Results, path: Path) -> None:

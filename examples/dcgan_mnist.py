@@ -19,7 +19,7 @@ PROGRAM = "dcgan_mnist.py"
 METAVAR = {int: "N", float: "X", str: "NAME"}
 
 
-def add_option(parser: argparse.ArgumentParser, option: Option) -> None:
+def add_option(parser: argparse._ActionsContainer, option: Option) -> None:
     """--batch-size N for batch_size=N; --long-phases for long_phases=true, --no-metrics for metrics=false."""
     flag = option.name.replace("_", "-")
     if option.type is bool and option.default:
@@ -42,11 +42,19 @@ def arguments(words: Sequence[str] | None = None) -> tuple[str, Settings]:
     )
     parser.add_argument("--objective", choices=RECIPES, default="gan", help="what the players minimise (%(default)s)")
     users: dict[str, list[str]] = {}
+    options: dict[str, Option] = {}
     for recipe in RECIPES.values():
         for option in fields_of(recipe.settings):
-            if option.name not in users:
-                add_option(parser, option)
+            options.setdefault(option.name, option)
             users.setdefault(option.name, []).append(recipe.name)
+    common = {option.name for option in fields_of(Settings)}
+    some = parser.add_argument_group("options of some objectives")
+    for name, option in options.items():
+        if name in common:
+            add_option(parser, option)
+        else:
+            whose = f" ({', '.join(users[name])})" if len(users[name]) <= 4 else ""
+            add_option(some, option._replace(help=option.help + whose))
     given = {key: value for key, value in vars(parser.parse_args(words)).items() if value is not None}
     objective = given.pop("objective")
     for key in given:

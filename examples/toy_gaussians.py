@@ -1,58 +1,40 @@
-"""Four GANs on Gaussians in the plane, to be watched as they train: python examples/toy_gaussians.py
+"""GANs on Gaussians in the plane, to be watched as they train: python examples/toy_gaussians.py --objective gan lsgan
 
-Writes a folder; its toy.png is drawn anew as the training goes on. See --help for the options.
+Writes a folder; its toy.png is drawn anew as the training goes on, and at the end toy-NAME.gif shows it again: samples
+in red, real points in white, D's landscape, and arrows, where G's loss pushes a sample, as long as the push up to 1.
+See --help for the options; minigan/gan/toys.py for what is trained.
 """
 
 import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from itertools import count, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read by NumPy; on nets this small a second thread only waits
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 import minigan
 from minigan import gan
 from minigan.data import GRID25, RING8, Mixture
 from minigan.gan.run_folder import RunFolder
-from minigan.metrics import dual_bound, exact_w1, mixture_score
-from minigan.nn import Linear, Module, ReLU, Sequential, init
-from minigan.optim import Adam, Optimizer, RMSprop
+from minigan.gan.toys import LATENT, TOYS, compute, evaluate, field, mlp, play
+from minigan.metrics import exact_w1
+from minigan.nn import Module
 from minigan.random import Generator
 
-BATCH, LATENT, WIDTH = 256, 2, 128
 SCORED, PAIRED = 2500, 1000  # fakes for the modes; the first of them for the Wasserstein distance
 EDGE = 2.2  # of the pictures
+FRAMES, SIDE, LEVELS, ARROWS = 40, 360, 16, 20  # of an animation; pixels, shades of D's output, arrows a side
 MIXTURES = {mixture.name: mixture for mixture in (RING8, GRID25)}
 Row = dict[str, float]
-
-
-class Recipe(NamedTuple):
-    """The optimizers' step size falls to 0 in equal steps."""
-
-    objective: gan.Objective
-    optimizer: Callable[[Module], Optimizer]
-    steps: int  # updates of G
-    d_updates: int = 1
-    clip: float | None = None
-    penalty: float | None = None
-
-
-RECIPES = {
-    "gan": Recipe(gan.NON_SATURATING, lambda net: Adam(net.parameters(), 1e-3, (0.5, 0.999)), 6000),
-    "minimax": Recipe(gan.MINIMAX, lambda net: Adam(net.parameters(), 1e-3, (0.5, 0.999)), 6000),
-    "wgan-clip": Recipe(gan.WASSERSTEIN, lambda net: RMSprop(net.parameters(), 5e-4), 2000, 5, clip=0.1),
-    "wgan-gp": Recipe(gan.WASSERSTEIN, lambda net: Adam(net.parameters(), 3e-3, (0.5, 0.9)), 3000, 3, penalty=0.1),
-}
 
 
 def positive(text: str) -> int:
@@ -65,65 +47,33 @@ def positive(text: str) -> int:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train GANs on a mixture of Gaussians in the plane.")
     parser.add_argument("--mixture", choices=list(MIXTURES), default="grid25", help="(%(default)s)")
-    parser.add_argument("--objective", choices=[*RECIPES, "all"], default="wgan-gp", help="(%(default)s)")
-    parser.add_argument("--steps", type=positive, default=None, help="updates of G (2,000 to 6,000, by objective)")
+    parser.add_argument(
+        "--objective", choices=[*TOYS, "all"], nargs="+", default=["wgan-gp"], metavar="NAME",
+        help=f"one or more of {', '.join(TOYS)}, or all (wgan-gp)",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=positive, default=None, help="updates of G (500 to 6,000, by objective)")
     parser.add_argument("--every", type=positive, default=None, help="steps from picture to picture (a tenth of all)")
     parser.add_argument("--seed", type=int, default=0, help="of all random numbers (%(default)s)")
     parser.add_argument("--out", default=None, metavar="FOLDER", help="a new folder (next runs/toy-0001)")
     return parser.parse_args()
 
 
-def mlp(outputs: int, generator: Generator) -> Sequential:
-    """(N, 2) -> (N, outputs), by three hidden layers of ReLU."""
-    sizes = (2, WIDTH, WIDTH, WIDTH, outputs)
-    layers: list[Module] = []
-    for c_in, c_out in pairwise(sizes):
-        layer = Linear(c_in, c_out)
-        init.kaiming_uniform_(layer.weight, generator=generator)
-        init.constant_(layer.bias, 0)
-        layers += [layer, ReLU()]
-    return Sequential(*layers[:-1])
-
-
-def compute(net: Module, x: Any) -> Any:
-    """net(x) as an array, without a graph."""
-    with minigan.no_grad():
-        return net(minigan.Tensor(x)).array
-
-
-def evaluate(mixture: Mixture, fakes: Any, x: Any, critic: Module | None = None) -> Row:
-    """Scores of fakes (SCORED, 2); the distance of the first from x (PAIRED, 2), and what the critic makes of it."""
-    row, near = mixture_score(fakes, mixture), fakes[: len(x)]
-    with suppress(ImportError):  # of scipy; main has said so
-        row["w1"] = exact_w1(x, near)
-    if critic is not None:
-        real, fake = compute(critic, x)[:, 0], compute(critic, near)[:, 0]
-        row |= {"critic": float(real.mean() - fake.mean()), "bound": dual_bound(x, near, real, fake)}
-    return row
-
-
 def run_one(name: str, args: argparse.Namespace, run: RunFolder, floor: float) -> tuple[Row, Module, Module]:
     """One training, from the same start as all others: its last row, G and D."""
-    recipe, mixture = RECIPES[name], MIXTURES[args.mixture]
-    steps, weight = args.steps or recipe.steps, recipe.penalty
-    start, data, latent, mix, judge = (Generator(args.seed, s) for s in ("init", "data", "latent", "mix", "judge"))
-    G, D = mlp(2, start), mlp(1, start)
-    optimizers = [recipe.optimizer(G), recipe.optimizer(D)]
-    lr = optimizers[0].lr
-    players = gan.two_player(
-        G, D, recipe.objective, *optimizers, clip=recipe.clip, d_updates=gan.critic_updates(recipe.d_updates),
-        penalty=None if weight is None else lambda D, x, fake: gan.gradient_penalty(D, x, fake, mix, weight),
-    )  # fmt: skip
+    toy, mixture = TOYS[name], MIXTURES[args.mixture]
+    steps, judge = args.steps or toy.steps, Generator(args.seed, "judge")
+    z = Generator(args.seed, "frames").normal((500, LATENT))
     rows: list[Row] = []
+    frames: list[Image.Image] = []
     started = time.perf_counter()
 
-    def look(step: int, logs: Row) -> None:
+    def look(step: int, logs: Row, G: Module, D: Module) -> None:
         bar.update()
-        for optimizer in optimizers:
-            optimizer.lr = lr * (1 - step / steps)
+        if step % -(-steps // FRAMES) == 0 or step == steps:
+            frames.append(frame(mixture, f"{name}, step {step}", toy.objective, compute(G, z), D))
         if step % (args.every or -(-steps // 10)) and step != steps:
             return
-        critic = D if recipe.objective.critic else None
+        critic = D if toy.objective.critic else None
         fakes = compute(G, judge.normal((SCORED, LATENT)))
         row = {"step": step, **evaluate(mixture, fakes, mixture.sample(PAIRED, judge), critic)}
         if critic:
@@ -139,8 +89,14 @@ def run_one(name: str, args: argparse.Namespace, run: RunFolder, floor: float) -
         run.log({"objective": name, **logs, **row})
 
     with tqdm(total=steps, desc=name, unit="step", dynamic_ncols=True) as bar:
-        real = (mixture.sample(BATCH, data) for _ in count())
-        gan.train(gan.Game(real, latent, LATENT, BATCH), players, steps, [look])
+        G, D = play(name, mixture, args.seed, steps, look)
+    shown = [100] * (len(frames) - 1) + [2000]  # milliseconds
+    run.write(
+        f"toy-{name}.gif",
+        lambda part: frames[0].save(
+            part, format="gif", save_all=True, append_images=frames[1:], duration=shown, loop=0
+        ),
+    )
     return rows[-1], G, D
 
 
@@ -153,6 +109,38 @@ def landscape(axes: Axes, mixture: Mixture, name: str, row: Row, fakes: Any, D: 
     axes.scatter(*fakes[:PAIRED].T, s=4, color="red", linewidths=0, alpha=0.6)
     title = "{}, step {step}: {modes_filled} modes filled, {high_quality:.0%} on target".format(name, **row)
     axes.set(xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE), aspect="equal", title=title)
+
+
+def frame(mixture: Mixture, title: str, objective: gan.Objective, fakes: Any, D: Module) -> Image.Image:
+    """One picture of an animation: the same without axes, and the field of G's loss."""
+    ticks = np.linspace(-EDGE, EDGE, 90, dtype=np.float32)
+    outputs = compute(D, np.stack(np.meshgrid(ticks, ticks[::-1]), axis=-1))[..., 0]
+    smooth = np.asarray(Image.fromarray(outputs).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    height = (smooth - smooth.min()) / max(float(np.ptp(smooth)), 1e-12)
+    picture = Image.fromarray(np.minimum(LEVELS * height, LEVELS - 1).astype(np.uint8))
+    shades = (255 * colormaps["viridis"](np.linspace(0, 1, LEVELS))[:, :3]).astype(np.uint8)
+    picture.putpalette(np.concatenate([shades, np.uint8([[255] * 3, [255, 0, 0], [0] * 3])]).tobytes())
+    white, red, black = LEVELS, LEVELS + 1, LEVELS + 2
+    draw = ImageDraw.Draw(picture)
+    real = mixture.sample(500, Generator(0, "picture"))
+    at = EDGE * (2 * (np.arange(ARROWS, dtype=np.float32) + 0.5) / ARROWS - 1)
+    tails = np.stack(np.meshgrid(at, at), axis=-1).reshape(-1, 2)
+    push = field(objective, D, tails, real)
+    push = push / np.maximum(np.linalg.norm(push, axis=1, keepdims=True), 1)
+    for tail, tip in zip(pixels(tails), pixels(tails + 1.8 * EDGE / ARROWS * push), strict=True):
+        draw.line([*tail, *tip], fill=black)
+        draw.rectangle([*tip, *(tip + 1)], fill=black)  # the head
+    for points, colour in ((real, white), (fakes, red)):
+        for x, y in pixels(points):
+            draw.rectangle([x, y, x + 1, y + 1], fill=colour)
+    draw.text((6, 4), title, fill=white)
+    return picture
+
+
+def pixels(points: Any) -> Any:
+    """Where points (N, 2) of the plane are in a frame, whole numbers (N, 2)."""
+    shares = (np.clip(points, -2 * EDGE, 2 * EDGE) * [1, -1] + EDGE) / (2 * EDGE)
+    return (shares * SIDE).astype(int)
 
 
 def curves(axes: Axes, mixture: Mixture, rows: list[Row], floor: float) -> None:
@@ -177,10 +165,11 @@ def table(rows: dict[str, Row]) -> str:
         "modes": "d", "modes_filled": "d", "high_quality": ".1%", "kl": ".3f", "std_ratio": ".2f",
         "w1": ".3f", "critic": ".3f", "slope": ".2f", "bound": ".3f", "seconds": ".0f",
     }  # fmt: skip
-    lines = ["".join(f"{key:>13}" for key in ("", *columns))]
+    width = 1 + max(map(len, (*rows, *columns)))
+    lines = ["".join(f"{key:>{width}}" for key in ("", *columns))]
     for name, row in rows.items():
         cells = [format(row[key], kind) if key in row else "-" for key, kind in columns.items()]
-        lines.append("".join(f"{cell:>13}" for cell in (name, *cells)))
+        lines.append("".join(f"{cell:>{width}}" for cell in (name, *cells)))
     return "\n".join(lines)
 
 
@@ -199,10 +188,13 @@ def main() -> None:
         print(f"The column w1 is left out: {error}")
     untrained = compute(mlp(2, Generator(args.seed, "init")), fresh.normal((SCORED, LATENT)))
     rows = {"perfect": evaluate(mixture, perfect, x), "untrained": evaluate(mixture, untrained, x)}
-    ends = {}
+    ends, failed = {}, []
     try:
-        for name in RECIPES if args.objective == "all" else [args.objective]:
-            rows[name], *ends[name] = run_one(name, args, run, rows["perfect"].get("w1", np.nan))
+        for name in TOYS if "all" in args.objective else dict.fromkeys(args.objective):
+            try:
+                rows[name], *ends[name] = run_one(name, args, run, rows["perfect"].get("w1", np.nan))
+            except gan.NotFiniteError as error:  # some do; the others go on
+                failed.append(f"{name}: {error}")
     finally:  # even if interrupted
         run.close()
         run.write_json("metrics.json", rows)
@@ -215,10 +207,16 @@ def main() -> None:
     print("critic: E D(x) - E D(G(z)) on the same points; slope: D's mean slope, as its training sees it")
     print("bound: critic / D's steepest slope between these points, which proves that w1 is at least that")
     if len(ends) > 1:
-        figure = Figure(figsize=(6 * len(ends), 6), layout="constrained")
-        for axes, (name, (G, D)) in zip(figure.subplots(1, len(ends)), ends.items(), strict=True):
+        lines = -(-len(ends) // 4)
+        figure = Figure(figsize=(6 * min(len(ends), 4), 6 * lines), layout="constrained")
+        panels = figure.subplots(lines, min(len(ends), 4), squeeze=False).ravel()
+        for axes, (name, (G, D)) in zip(panels, ends.items(), strict=False):
             landscape(axes, mixture, name, rows[name], compute(G, fresh.normal((PAIRED, LATENT))), D)
+        for axes in panels[len(ends) :]:
+            axes.set_axis_off()
         run.write("toy.png", lambda part: figure.savefig(part, dpi=80, format="png"))
+    if failed:
+        raise gan.NotFiniteError("; ".join(failed))
 
 
 if __name__ == "__main__":

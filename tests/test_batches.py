@@ -454,7 +454,9 @@ def test_resize_refuses(shape: tuple[int, ...], size: int) -> None:
 @pytest.mark.parametrize("size", [4, 5])
 def test_an_interrupted_first_batch_draws_no_other_order(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images = pictures(12, 4, 4)
-    expected = next(batches(images, 4, Generator(0, "data"), size))
+    expected, *_ = islice(
+        batches(images, 4, Generator(0, "data"), size), 3
+    )  # a whole epoch: its thread has no more to do
     prepared, interrupts = batches_module._prepared, iter([True])
 
     def interrupted(*args: Any) -> Array:
@@ -469,3 +471,27 @@ def test_an_interrupted_first_batch_draws_no_other_order(size: int, monkeypatch:
         next(stream)
     assert generator.counter == 0
     np.testing.assert_array_equal(next(stream), expected)
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_a_batch_says_which_images_it_is_made_of(size: int) -> None:
+    images = pictures(11, 4, 4)
+    stream = batches(images, 4, Generator(0, "data"), size)
+    for _ in range(5):
+        batch, picked = next(stream), stream.picked
+        again = next(batches(images[picked], 4, Ordered(0, "data"), size))
+        np.testing.assert_array_equal(batch, again)
+    state = stream.state_dict()
+    expected = [next(stream) is not None and stream.picked for _ in range(3)]
+    resumed = batches(images, 4, Generator(0, "data"), size)
+    resumed.load_state_dict(state)
+    for picked in expected:
+        next(resumed)
+        np.testing.assert_array_equal(resumed.picked, picked)
+
+
+class Ordered(Generator):
+    """Leaves everything as it is."""
+
+    def permutation(self, n: int) -> Array:
+        return np.arange(n)

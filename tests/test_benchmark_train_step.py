@@ -77,16 +77,15 @@ def acted(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> type[Actor]:
     return Fresh
 
 
-def test_settings_are_the_examples(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    toy, recipes = (importlib.import_module(name) for name in ("toy_gaussians", "minigan.gan.recipes"))
+def test_settings_are_the_examples(bench: ModuleType) -> None:
+    toy, recipes = (importlib.import_module(name) for name in ("minigan.gan.toys", "minigan.gan.recipes"))
     for name, row in bench.ROWS.items():
         if row.size is None:
-            recipe = toy.RECIPES[row.objective]
+            recipe = toy.TOYS[row.objective]
             optimizer = recipe.optimizer(toy.mlp(1, toy.Generator(0, "init")))
             assert (row.batch, row.latent, row.width) == (toy.BATCH, toy.LATENT, toy.WIDTH)
-            assert (row.lr, row.betas, row.penalty) == (optimizer.lr, optimizer.betas, recipe.penalty)
+            weight = recipe.penalty(toy.Generator(0, "mix")).keywords["weight"]
+            assert (row.lr, row.betas, row.penalty) == (optimizer.lr, optimizer.betas, weight)
         else:
             s = recipes.RECIPES[row.objective].settings()
             found = s.lr, getattr(s, "gp_lambda", None), getattr(s, "clip", None)

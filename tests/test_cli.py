@@ -440,7 +440,7 @@ def test_without_a_command_all_are_listed(capsys: Capture, words: list[str]) -> 
 def test_help_of_a_recipe_has_all_its_keys(capsys: Capture, name: str) -> None:
     text = fine(capsys, "train", name, "--help")
     assert f"The keys of {name} " in text
-    assert f"NAME, one of {', '.join(RECIPES)}, and" in text
+    assert f"NAME, one of {', '.join(RECIPES)}, and" in " ".join(text.split())
     for option in fields_of(RECIPES[name].settings):
         assert re.search(rf"^  {option.name}=\S+ +\w", text, re.MULTILINE), option.name
     for preset in RECIPES[name].presets:
@@ -461,7 +461,7 @@ def test_version(capsys: Capture) -> None:
     assert fine(capsys, "-V") == fine(capsys, "--version")
 
 
-NAMES = "name what to train: gan, minimax, wgan-clip, wgan-gp (see minigan train --help)"
+NAMES = f"name what to train: {', '.join(RECIPES)} (see minigan train --help)"
 FOLDER = "name the folder of a run (see minigan {0} --help)"
 SENSELESS = {
     "trian": "minigan: there is no command 'trian'; did you mean 'train'?",
@@ -471,7 +471,7 @@ SENSELESS = {
     "train gan minimax": f"minigan train: 'gan' and 'minimax' are too many: {NAMES}",
     "train gan |": f"minigan train: 'gan' and '' are too many: {NAMES}",
     "train gann": "minigan train: there is no recipe 'gann'; did you mean 'gan'?",
-    "train xyz": "minigan train: there is no recipe 'xyz'; there are gan, minimax, wgan-clip, wgan-gp",
+    "train xyz": f"minigan train: there is no recipe 'xyz'; there are {', '.join(RECIPES)}",
     "train gan --steps=5": "minigan train: there is no --steps=5; settings are written steps=5, no dashes",
     "train gan --batch-size 5": "minigan train: there is no --batch-size; settings are written batch_size=value, "
     "no dashes",
@@ -602,7 +602,10 @@ def test_a_run_cannot_become_shorter(here: Path, capsys: Capture) -> None:
 
 
 def test_list(capsys: Capture) -> None:
-    for line, recipe in zip(fine(capsys, "list").splitlines(), RECIPES.values(), strict=True):
+    lines = fine(capsys, "list").splitlines()
+    families = list(dict.fromkeys(recipe.family for recipe in RECIPES.values()))
+    assert [line for line in lines if not line.startswith(" ")] == families
+    for line, recipe in zip([line for line in lines if line.startswith(" ")], RECIPES.values(), strict=True):
         assert line.split()[0] == recipe.name
         assert recipe.summary in line
         assert recipe.paper in line
@@ -611,6 +614,7 @@ def test_list(capsys: Capture) -> None:
     assert [row["name"] for row in rows] == list(RECIPES)
     assert rows[0]["settings"]["width"] == 32
     assert rows[0]["presets"] == ["quick", "tutorial-64"]
+    assert (rows[0]["family"], rows[0]["formula"]) == (RECIPES["gan"].family, RECIPES["gan"].formula)
 
 
 def test_json_is_all_that_train_prints(run: tuple[str, ...], capsys: Capture) -> None:

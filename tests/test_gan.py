@@ -15,6 +15,7 @@ import pytest
 
 import minigan as mg
 from minigan import nn
+from minigan.data import batches
 from minigan.gan import (
     NON_SATURATING,
     WASSERSTEIN,
@@ -28,6 +29,7 @@ from minigan.gan import (
     train,
     two_player,
 )
+from minigan.gan.latent import Latent
 from minigan.gan.train import frozen, judge, of_others, probability
 from minigan.optim import SGD, Adam
 from minigan.random import Generator
@@ -257,13 +259,13 @@ def test_real_and_fake_are_one_batch_only_where_samples_are_judged_one_by_one() 
 
     real, fake = (mg.random.stream(name).normal((5, 8, 8, 1)) for name in ("real", "fake"))
     plain = [nn.Conv2d(1, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(64, 1)]
-    for extra, batches in ([], 1), ([nn.BatchNorm1d(64)], 2), ([Statistics()], 2), ([nn.Dropout(0.5)], 2):
+    for extra, passes in ([], 1), ([nn.BatchNorm1d(64)], 2), ([Statistics()], 2), ([nn.Dropout(0.5)], 2):
         D, seen = nn.Sequential(*plain[:3], *extra, plain[3]), []
         forward = plain[0].forward
         plain[0].forward = lambda x, slope=1.0, forward=forward, seen=seen: seen.append(len(x)) or forward(x, slope)  # type: ignore[func-returns-value]
         judged = judge(D, real, fake)
         plain[0].forward = forward
-        assert seen == ([10] if batches == 1 else [5, 5])
+        assert seen == ([10] if passes == 1 else [5, 5])
         if not isinstance((extra or [None])[0], nn.Dropout):
             for scores, x in zip(judged, (real, fake), strict=True):
                 np.testing.assert_allclose(scores.array, D(mg.Tensor(x)).array, rtol=1e-5, atol=1e-6)
@@ -424,3 +426,65 @@ def test_a_graph_dies_with_its_result(create_graph: bool) -> None:
     assert len(nodes) > 10
     del node, loss, gradients
     assert not [ref() for ref in nodes if ref() is not None]
+
+
+# ---- what D is shown, what G compares with ---------------------------------------------------------------------------
+
+
+def test_replay_decides_which_fakes_d_is_shown() -> None:
+    """And not which ones G is judged by."""
+    game, _, D, _ = small_gan()
+    G = nn.Linear(3, 2)
+    shown, seen = np.full((4, 2), 7, np.float32), list[Array]()
+
+    def replay(fakes: Array) -> Array:
+        seen.append(fakes)
+        return shown
+
+    d, g = two_player(G, D, NON_SATURATING, Adam(G.parameters()), Adam(D.parameters()), replay=replay)
+    loss, logs = d.loss(game)
+    real = D(mg.Tensor(game.current))
+    expected = NON_SATURATING.d(real, D(mg.Tensor(shown)))
+    assert loss.item() == pytest.approx(expected.item())
+    assert logs["d_fake_before"] == pytest.approx(float(mg.sigmoid(D(mg.Tensor(shown))).mean()))
+    assert [fakes.shape for fakes in seen] == [(4, 2)]
+    g.loss(game)
+    assert len(seen) == 1
+
+
+def test_an_objective_that_compares_is_given_the_images_of_the_last_update() -> None:
+    game, G, D, _ = small_gan()
+    given = list[Array]()
+
+    def compare(fake: mg.Tensor, real: mg.Tensor) -> mg.Tensor:
+        given.append(real.array)
+        return (fake - real).mean()
+
+    objective = Objective("difference", lambda real, fake: (fake - real).mean(), compare, "score", needs_real=True)
+    d, g = two_player(G, D, objective, Adam(G.parameters()), Adam(D.parameters()))
+    _, logs = d.loss(game)
+    last = game.current
+    _, g_logs = g.loss(game)
+    assert game.current is last
+    np.testing.assert_array_equal(given[0], D(mg.Tensor(last)).array)
+    assert logs.keys() == {"score_real", "score_fake"}
+    assert g_logs == {}
+    assert logs["score_real"] == pytest.approx(float(given[0].mean()))
+
+
+def test_labels_are_those_of_the_last_batch() -> None:
+    images = Generator(0, "images").integers(256, (9, 4, 4, 1)).astype(np.uint8)
+    labels = np.arange(9)
+    real = batches(images, 3, Generator(0, "data"))
+    game = Game(real, Generator(0, "latent"), 2, 3, labels_of_batch=lambda: labels[real.picked])
+    for _ in range(4):
+        x = game.images()
+        np.testing.assert_array_equal(x, (images[game.labels()] / np.float32(127.5) - np.float32(1)))
+    with pytest.raises(ValueError, match=r"^these images have no labels, which a conditional GAN needs; train on"):
+        Game(real, Generator(0, "latent"), 2, 3).labels()
+
+
+def test_codes_are_drawn_from_the_prior() -> None:
+    prior = Latent(2, (3,), 1)
+    game = Game(iter(()), Generator(0, "latent"), prior, 5)
+    np.testing.assert_array_equal(game.z().array, prior.draw(Generator(0, "latent"), 5))

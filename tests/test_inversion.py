@@ -13,6 +13,8 @@ from minigan.cli.measure import measure
 from minigan.data import DataSet, triangles
 from minigan.gan import dcgan_generator, inversion
 from minigan.gan.inversion import invert, measure_triangles
+from minigan.gan.recipes import RECIPES
+from minigan.gan.recipes.gan import Settings
 from minigan.gan.sampling import generate
 from minigan.metrics.triangles import DELTA
 from minigan.nn import BatchNorm2d, ConvTranspose2d, Linear, Module, ReLU, Sequential, Tanh, Unflatten
@@ -200,9 +202,9 @@ def test_the_command_line_measures_triangles_as_such(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(inversion, "TARGETS", 2)
     images = triangles.draw(triangles.random_angles(60, Generator(0, "here")))[..., None]
     net, said = dcgan_generator(28, 1, 1, 2), list[str]()
-    z = Generator(0, "z").normal((24, 2))
+    run, z = (RECIPES["gan"], Settings(latent=2)), Generator(0, "z").normal((24, 2))
     data = DataSet("drawn triangles", images[:40], test_images=images[40:])
-    found = measure(net, z, "cpu", data, said.append)
+    found = measure(*run, net, z, data, said.append)
     assert (found["n"], found["triangle_delta"], found["triangle_precision"]) == (20, DELTA, 0)
     assert found["triangle_precision_floor"] == 1
     assert found["triangle_distance"] > 0.9 > 0.05 > found["triangle_distance_floor"]
@@ -212,4 +214,4 @@ def test_the_command_line_measures_triangles_as_such(monkeypatch: pytest.MonkeyP
         r"the median sample is \d+\.\d\d\d \(0\.\d\d\d\) from the nearest triangle",
         said[-1],
     )
-    assert "triangle_delta" not in measure(net, z, "cpu", data._replace(name="others"), said.append)
+    assert "triangle_delta" not in measure(*run, net, z, data._replace(name="others"), said.append)

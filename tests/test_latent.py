@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigan.gan.latent import lerp, slerp, truncated, walks
+from minigan import Tensor
+from minigan.gan.latent import Latent, lerp, slerp, truncated, walks
 from minigan.random import Generator
 
 Array = Any
@@ -132,3 +133,64 @@ def test_thresholds_that_make_no_sense(threshold: float) -> None:
     with pytest.raises(ValueError, match=rf"^{re.escape(text)}$"):
         truncated(generator, (2, 3), threshold)
     assert generator.counter == 0
+
+
+# ---- codes ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 4), st.lists(st.integers(1, 5), max_size=3), st.integers(0, 3), st.integers(0, 6))
+def test_a_code_is_made_of_its_parts(noise: int, categories: list[int], uniform: int, n: int) -> None:
+    prior = Latent(noise, tuple(categories), uniform)
+    codes = prior.draw(Generator(0, "codes"), n)
+    assert (codes.shape, codes.dtype) == ((n, noise + sum(categories) + uniform), np.float32)
+    z, chosen, u = prior.split(codes)
+    assert (z.shape[1], [part.shape[1] for part in chosen], u.shape[1]) == (noise, categories, uniform)
+    np.testing.assert_array_equal(z, Generator(0, "codes").normal((n, noise)))
+    assert ((u >= -1) & (u < 1)).all()
+    for which, part in enumerate(chosen):
+        np.testing.assert_array_equal(part, np.eye(categories[which])[prior.labels(codes, which)])
+
+
+def test_plain_noise_is_the_normal_numbers_of_its_stream() -> None:
+    np.testing.assert_array_equal(Latent(5).draw(Generator(3, "z"), 7), Generator(3, "z").normal((7, 5)))
+    cut = Latent(5, (2,)).draw(Generator(3, "z"), 7, threshold=0.5)
+    np.testing.assert_array_equal(cut[:, :5], truncated(Generator(3, "z"), (7, 5), 0.5))
+
+
+def test_every_value_of_a_category_comes_up_equally_often() -> None:
+    prior = Latent(2, (4,), 1)
+    codes = prior.draw(Generator(0, "many"), 8000)
+    assert (abs(np.bincount(prior.labels(codes)) - 2000) < 200).all()
+    assert abs(codes[:, -1].mean()) < 0.03
+    assert abs(codes[:, -1].var() - 1 / 3) < 0.02
+
+
+def test_a_relabelled_code_differs_in_its_label_only() -> None:
+    prior = Latent(2, (3, 4), 1)
+    codes = prior.draw(Generator(0, "codes"), 6)
+    before, labels = codes.copy(), np.array([0, 1, 2, 3, 0, 1])
+    other = prior.relabel(codes, labels, which=1)
+    np.testing.assert_array_equal(codes, before)
+    np.testing.assert_array_equal(prior.labels(other, 1), labels)
+    np.testing.assert_array_equal(other[:, [0, 1, 2, 3, 4, 9]], codes[:, [0, 1, 2, 3, 4, 9]])
+
+
+def test_codes_of_tensors_split_as_those_of_arrays() -> None:
+    prior = Latent(2, (3,), 1)
+    codes = prior.draw(Generator(0, "codes"), 4)
+    z, (label,), u = prior.split(Tensor(codes))
+    for part, array in ((z, codes[:, :2]), (label, codes[:, 2:5]), (u, codes[:, 5:])):
+        np.testing.assert_array_equal(part.array, array)
+
+
+def test_codes_of_another_prior_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^Latent: codes must be \(N, 6\), but are \(4, 5\)$"):
+        Latent(2, (3,), 1).labels(np.zeros((4, 5), np.float32))
+
+
+def test_walks_change_the_noise_and_keep_the_label() -> None:
+    prior = Latent(3, (2,), 1)
+    codes = prior.draw(Generator(0, "codes"), 4)
+    between = prior.walks(codes, 5)
+    np.testing.assert_array_equal(between[..., :3], walks(codes[:, :3], 5))
+    np.testing.assert_array_equal(between[..., 3:], np.repeat(codes[:2, None, 3:], 5, axis=1))

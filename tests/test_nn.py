@@ -368,6 +368,19 @@ LAYERS: list[tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...], di
     (lambda: nn.MaxPool2d((2, 1)), (2, 5, 4, 3), (2, 2, 4, 3), {}),
     (lambda: nn.MaxPool2d(3, 1, 1), (2, 5, 4, 3), (2, 5, 4, 3), {}),
     (lambda: nn.Dropout(0.5), (2, 3), (2, 3), {}),
+    (lambda: nn.GaussianNoise(0.1, Generator(0, "noise")), (2, 3), (2, 3), {}),
+    (lambda: nn.PixelNorm(), (2, 2, 2, 3), (2, 2, 2, 3), {}),
+    (lambda: nn.MinibatchStdDev(2), (4, 2, 2, 3), (4, 2, 2, 4), {}),
+    (lambda: nn.MinibatchDiscrimination(5, 3, 2), (4, 5), (4, 8), {"weight": (5, 6)}),
+    (lambda: nn.VirtualBatch(nn.Linear(5, 3), normal(2, 5)), (4, 5), (4, 3), {"net.weight": (5, 3), "net.bias": (3,)}),
+    (lambda: nn.SpectralNorm(nn.Linear(5, 3)), (2, 5), (2, 3), {"layer.weight": (5, 3), "layer.bias": (3,)}),
+    (lambda: nn.EqualizedLR(nn.Linear(5, 3, bias=False)), (2, 5), (2, 3), {"layer.weight": (5, 3)}),
+    (
+        lambda: nn.SelfAttention(16),
+        (2, 3, 3, 16),
+        (2, 3, 3, 16),
+        {"strength": (), "f.weight": (16, 2), "g.weight": (16, 2), "h.weight": (16, 8), "v.weight": (8, 16)},
+    ),
 ]
 
 
@@ -389,6 +402,8 @@ def test_shapes_of_layers(row: Any) -> None:
 
 def test_every_layer_is_in_the_table() -> None:
     others = {"Module", "Parameter", "Sequential", "Embedding", "init"}
+    others |= {"Anneal", "Conditioned", "ModulatedBatchNorm2d", "Reparametrized", "wrap_layers"}  # test_gan_layers.py
+    others |= {"VirtualBatchNorm1d", "VirtualBatchNorm2d"}
     assert {type(make()).__name__ for make, *_ in LAYERS} == set(nn.__all__) - others
 
 

@@ -11,11 +11,15 @@ import pytest
 import minigan as mg
 from minigan import nn
 from minigan.gan import MINIMAX, NON_SATURATING, WASSERSTEIN, Game, Objective, critic_updates, train, two_player
+from minigan.gan.fgan import f_gan
+from minigan.gan.objectives import HINGE, LEAST_SQUARES, RELATIVISTIC, drifting, smoothed
 from minigan.gan.train import share_at
 from minigan.optim import SGD
 from minigan.random import Generator
 
 OBJECTIVES = [MINIMAX, NON_SATURATING, WASSERSTEIN]
+SCORES = [LEAST_SQUARES, HINGE, RELATIVISTIC]
+WRAPPED = [smoothed(NON_SATURATING), drifting(WASSERSTEIN), drifting(smoothed(MINIMAX))]
 Array = np.ndarray[Any, Any]
 
 
@@ -23,7 +27,11 @@ def tensor(values: Any) -> mg.Tensor:
     return mg.Tensor(np.asarray(values, np.float64), requires_grad=True)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.name)
+def g_loss(objective: Objective, fake: mg.Tensor, real: mg.Tensor) -> mg.Tensor:
+    return objective.g(fake, real) if objective.needs_real else objective.g(fake)
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES, *SCORES, *WRAPPED], ids=lambda o: o.name)
 def test_who_pulls_where(objective: Objective) -> None:
     """Reals around 2, fakes G(z) = z + shift around 0, D(x) = slope x.
 
@@ -31,11 +39,12 @@ def test_who_pulls_where(objective: Objective) -> None:
     high: right, if the slope is positive, left, if it is negative.
     """
     z = np.linspace(-1, 1, 9)
-    for value, sign in ((0.1, 1), (-0.5, -1), (0.5, 1)):
+    for value, sign in ((0.1, 1), (-0.5, -1), (0.4, 1)):
         slope, shift = tensor(value), tensor(0.0)
         mg.backward(objective.d(slope * (2 + z), slope * z))
         assert slope.grad < 0  # descent makes it greater
-        mg.backward(objective.g(mg.Tensor(np.array(value)) * (shift + z)))
+        D = mg.Tensor(np.array(value))
+        mg.backward(g_loss(objective, D * (shift + z), D * (2 + z)))
         assert np.sign(-shift.grad) == sign
 
 
@@ -59,10 +68,118 @@ def test_minimax_is_a_zero_sum_game() -> None:
 def test_losses_are_means() -> None:
     """A batch twice as large has the same loss: the learning rate does not depend on the batch size."""
     real, fake = tensor([[1.0], [-2.0]]), tensor([[0.3], [5.0]])
-    for o in OBJECTIVES:
+    for o in [*OBJECTIVES, *SCORES, *WRAPPED]:
         twice = mg.ops.concatenate([real, real]), mg.ops.concatenate([fake, fake])
         assert o.d(*twice).item() == pytest.approx(o.d(real, fake).item())
-        assert o.g(twice[1]).item() == pytest.approx(o.g(fake).item())
+        assert g_loss(o, twice[1], twice[0]).item() == pytest.approx(g_loss(o, fake, real).item())
+
+
+def test_what_outputs_mean() -> None:
+    assert [o.output for o in [*OBJECTIVES, *SCORES]] == ["logit", "logit", "critic", "score", "score", "score"]
+    assert [o.critic for o in [*OBJECTIVES, *SCORES]] == [False, False, True, False, False, False]
+    assert [o.needs_real for o in [*OBJECTIVES, *SCORES]] == [False] * 5 + [True]
+    assert [(o.output, o.needs_real) for o in (smoothed(MINIMAX), drifting(RELATIVISTIC), drifting(WASSERSTEIN))] == [
+        ("logit", False),
+        ("score", True),
+        ("critic", False),
+    ]
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def test_losses_by_hand() -> None:
+    """Two reals, 2 and -0.5, two fakes, 0.3 and -3."""
+    real, fake = tensor([[2.0], [-0.5]]), tensor([[0.3], [-3.0]])
+    wanted = {
+        LEAST_SQUARES: ((1 + 1.5**2 + 0.3**2 + 3**2) / 4, (0.7**2 + 4**2) / 4),
+        HINGE: ((0 + 1.5 + 1.3 + 0) / 2, (-0.3 + 3) / 2),
+        RELATIVISTIC: (  # the means are 0.75 and -1.35
+            (softplus(-3.35) + softplus(-0.85) + softplus(-0.45) + softplus(-3.75)) / 2,
+            (softplus(0.45) + softplus(3.75) + softplus(3.35) + softplus(0.85)) / 2,
+        ),
+        smoothed(NON_SATURATING, 0.75): (
+            (0.75 * (softplus(-2) + softplus(0.5)) + 0.25 * (softplus(2) + softplus(-0.5))) / 2
+            + (softplus(0.3) + softplus(-3)) / 2,
+            (softplus(-0.3) + softplus(3)) / 2,
+        ),
+        drifting(WASSERSTEIN, 0.1): (-1.35 - 0.75 + 0.1 * (4 + 0.25) / 2, 1.35),
+    }
+    for o, (d, g) in wanted.items():
+        assert o.d(real, fake).item() == pytest.approx(d), o.name
+        assert g_loss(o, fake, real).item() == pytest.approx(g), o.name
+
+
+@pytest.mark.parametrize("objective", [*SCORES, *WRAPPED], ids=lambda o: o.name)
+def test_gradients_by_differences(objective: Objective) -> None:
+    """Of both losses, by both batches, which need not be equally large."""
+    real, fake = np.array([[2.1], [-0.4], [0.7]]), np.array([[0.3], [-3.1]])
+    mg.gradcheck(objective.d, [real, fake])
+    mg.gradcheck(lambda x, y: g_loss(objective, y, x), [real, fake])
+
+
+def test_outputs_of_both_shapes() -> None:
+    """(N, 1) and (N,) are the same: nothing is broadcast to (N, N)."""
+    real, fake = np.array([2.1, -0.4, 0.7]), np.array([0.3, -3.1])
+    for o in [*OBJECTIVES, *SCORES, *WRAPPED]:
+        flat, column = (tensor(real), tensor(fake)), (tensor(real[:, None]), tensor(fake[:, None]))
+        assert o.d(*flat).item() == o.d(*column).item()
+        assert g_loss(o, flat[1], flat[0]).item() == g_loss(o, column[1], column[0]).item()
+
+
+def test_the_roles_of_a_relativistic_game_are_swapped() -> None:
+    real, fake = tensor([1.0, -2.0]), tensor([0.3, 5.0])
+    assert RELATIVISTIC.g(fake, real).item() == RELATIVISTIC.d(fake, real).item()
+
+
+def test_smoothing_changes_nothing_but_the_target_of_reals() -> None:
+    real, fake = tensor([1.0, -2.0]), tensor([0.3, 5.0])
+    assert smoothed(NON_SATURATING, 1.0).d(real, fake).item() == NON_SATURATING.d(real, fake).item()
+    assert smoothed(NON_SATURATING).g is NON_SATURATING.g
+    gradients = []
+    for o in (NON_SATURATING, smoothed(NON_SATURATING)):
+        logits = tensor([0.3, 5.0])
+        o.d(real, logits).backward()
+        gradients.append(logits.grad)
+    np.testing.assert_array_equal(*gradients)
+
+
+def test_smoothing_in_float32_where_d_is_sure() -> None:
+    for value in (90.0, -90.0):
+        real = mg.Tensor(np.full((4, 1), value, np.float32), requires_grad=True)
+        smoothed(NON_SATURATING).d(real, real.detach()).backward()
+        np.testing.assert_allclose(real.grad, 0.1 / 4 if value > 0 else -0.9 / 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("objective", [WASSERSTEIN, HINGE, RELATIVISTIC, f_gan("gan")], ids=lambda o: o.name)
+def test_what_cannot_be_smoothed(objective: Objective) -> None:
+    message = (
+        rf"^smoothed: D's output in {objective.name} is a {objective.output}, not a logit, so that D has no target "
+        r"that is a probability; smooth MINIMAX or NON_SATURATING$"
+    )
+    with pytest.raises(ValueError, match=message):
+        smoothed(objective)
+
+
+@pytest.mark.parametrize("objective", [drifting(NON_SATURATING), smoothed(NON_SATURATING)], ids=lambda o: o.name)
+def test_smoothing_comes_first(objective: Objective) -> None:
+    message = (
+        rf"^smoothed: D's loss in {objective.name} is not discriminator_loss, the only one that it knows how to "
+        r"change; smooth first, then add other terms$"
+    )
+    with pytest.raises(ValueError, match=message):
+        smoothed(objective)
+
+
+def test_numbers_that_make_no_sense() -> None:
+    for target in (0.0, -0.1, 1.1, math.nan):
+        message = rf"^smoothed: real_target is a probability, above 0 and at most 1, not {target}$"
+        with pytest.raises(ValueError, match=message):
+            smoothed(NON_SATURATING, target)
+    for weight in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=rf"^drifting: weight must be finite and at least 0, not {weight}$"):
+            drifting(WASSERSTEIN, weight)
 
 
 def test_the_optimal_discriminator_measures_jensen_shannon() -> None:
@@ -131,6 +248,21 @@ def test_weights_are_clipped_after_the_critic_s_step() -> None:
     assert rows[0]["w_estimate"] == pytest.approx(-rows[0]["d_loss"], rel=1e-6)
     weights = D.linear.weight.array
     assert rows[-1]["grad_norm"] == pytest.approx(float(np.sqrt((weights**2).sum())), rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", [*SCORES, f_gan("pearson")], ids=lambda o: o.name)
+def test_scores_in_the_loop(objective: Objective) -> None:
+    """A G that can only shift its points follows the reals, from 0 to 1; what is logged are means of scores."""
+    mg.manual_seed(0)
+    G, D, data = nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)), Generator(0, "data")
+    nn.init.constant_(G.weight, 1.0).requires_grad = False
+    nn.init.constant_(G.bias, 0.0)
+    game = Game((data.normal((64, 1)) + np.float32(1) for _ in repeat(None)), Generator(0, "latent"), 1, 64)
+    players = two_player(G, D, objective, SGD([G.bias], 0.2), SGD(D.parameters(), 0.2))
+    rows: list[dict[str, float]] = []
+    train(game, players, 60, [lambda step, logs: rows.append(logs)])
+    assert set(rows[-1]) == {"d_loss", "g_loss", "score_real", "score_fake"}
+    assert float(G.bias.array[0]) == pytest.approx(1, abs=0.35)
 
 
 def test_share_at_the_clip() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 
 from .. import doctor as examination
 from ..gan.recipes import RECIPES
@@ -11,7 +12,8 @@ from .words import UsageError, split
 HELP = {
     "list": """usage: minigan list [--names | --json]
 
-What can be trained: each name, what it is, and the paper. --names prints names only; --json also all settings.
+What can be trained, by families: each name, what it is, and the paper. --names prints names only; --json also formulas
+and all settings.
 
   minigan list
   for name in $(minigan list --names); do minigan train $name steps=100 data=drawn; done""",
@@ -38,14 +40,16 @@ def list(words: Sequence[str]) -> None:
         print("\n".join(RECIPES))
     elif "--json" in found.flags:
         rows = [
-            {"name": r.name, "summary": r.summary, "paper": r.paper, "presets": ["quick", *r.presets],
-             "settings": to_json(r.settings())}
+            {"name": r.name, "family": r.family, "summary": r.summary, "formula": r.formula, "paper": r.paper,
+             "presets": ["quick", *r.presets], "settings": to_json(r.settings())}
             for r in RECIPES.values()
         ]  # fmt: skip
         print(json.dumps(rows, indent=2))
     else:
-        for recipe in RECIPES.values():
-            print(f"{recipe.name:<12}{recipe.summary} ({recipe.paper})")
+        for family, recipes in groupby(RECIPES.values(), lambda recipe: recipe.family):
+            print(family)
+            for recipe in recipes:
+                print(f"  {recipe.name:<12} {recipe.summary} ({recipe.paper})")
 
 
 def doctor(words: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""minigan sample and minigan interpolate."""
+"""minigan sample, minigan interpolate and minigan traverse."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data import load
 from ..files import named
-from ..gan.latent import lerp, slerp, truncated, walks
+from ..gan.latent import Latent, lerp, slerp
 from ..gan.pictures import save_gif, save_grid, save_npz, save_pictures
 from ..gan.records import Record
 from ..gan.run import refuse_other_images
@@ -39,6 +39,9 @@ Images of a run's generator, into a new folder: grid.png, one PNG a sample in im
   minigan sample runs/gan-0001 count=1000 seed=7 truncation=2 checkpoint=best out=faces
   minigan sample runs/gan-0001 class=3
 
+A generator that is told the label (minigan list: conditional) makes class=3 of every code. Of any other, samples are
+drawn until minigan's classifier takes enough of them for a 3.
+
 {keys}"""
 
 HELP_INTERPOLATE = """usage: minigan interpolate DIR [key=value ...] [--json]
@@ -47,6 +50,18 @@ Walks from one latent vector to another, a row each: interpolation.png shows all
 
   minigan interpolate runs/gan-0001
   minigan interpolate runs/gan-0001 path=lerp walks=4 steps=24 out=walks
+
+{keys}"""
+
+HELP_TRAVERSE = """usage: minigan traverse DIR [key=value ...] [--json]
+
+One part of the code goes through its values, all else stays: a picture for each part, a row for each code, a column for
+each value. Parts are class, the label or category, all of whose values are shown; uniform-0 and on, InfoGAN's numbers;
+noise-0 and on; and truncation, which draws the same noise within +-0.5, 1, 1.5, 2 and without a bound.
+
+  minigan traverse runs/cgan-0001
+  minigan traverse runs/infogan-0001 code=uniform-0 rows=10 steps=11
+  minigan traverse runs/gan-0001 code=noise-7 reach=3 out=seventh
 
 {keys}"""
 
@@ -68,7 +83,7 @@ class Samples(Choice):
     """What `sample` can be told."""
 
     count: int = option(64, "samples", above=0)
-    label: int | None = option(None, "only samples that minigan's classifier gives this label; or class=", at_least=0)
+    label: int | None = option(None, "only samples of this label; or class=", at_least=0)
     data: str | None = option(None, "for label=, where the images are now (none: where the run found them)")
     out: str | None = option(None, "a new folder (none: DIR/sampled-0001 and on)")
 
@@ -83,9 +98,30 @@ class Walks(Choice):
     out: str | None = option(None, "a new folder (none: DIR/walks-0001 and on)")
 
 
+@dataclass(frozen=True)
+class Traversals(Choice):
+    """What `traverse` can be told."""
+
+    code: str | None = option(None, "the part that changes (none: each that is no noise, and truncation)")
+    rows: int = option(8, "codes", above=0)
+    steps: int = option(9, "values of a number, both ends included", at_least=2)
+    reach: float = option(2.0, "a number goes from -reach to reach", above=0)
+    out: str | None = option(None, "a new folder (none: DIR/traversed-0001 and on)")
+
+
+HELP: dict[str, tuple[str, type[Choice]]] = {
+    "sample": (HELP_SAMPLE, Samples),
+    "interpolate": (HELP_INTERPOLATE, Walks),
+    "traverse": (HELP_TRAVERSE, Traversals),
+}
+
+THRESHOLDS = (0.5, 1.0, 1.5, 2.0, None)
+"""Of the columns of a truncation."""
+
+
 def help_on(command: str, rest: Sequence[str]) -> str:
     """The text of --help."""
-    text, kind = (HELP_SAMPLE, Samples) if command == "sample" else (HELP_INTERPOLATE, Walks)
+    text, kind = HELP[command]
     return text.format(keys="\n".join(table(kind)))
 
 
@@ -97,9 +133,9 @@ def sample(words: Sequence[str]) -> None:
     pairs = [f"label{pair[5:]}" if pair.startswith("class=") else pair for pair in found.pairs]
     options, say = parse(Samples, pairs, where), speaker("--json" in found.flags)
     _refuse_old(options.out)
-    step, net, draw = _prepared(record, options, "sample", say)
-    if options.label is None:
-        z = draw(options.count)
+    step, net, prior, draw = _prepared(record, options, "sample", say)
+    if options.label is None or recipe_of(record)[0].conditional:
+        z = draw(options.count) if options.label is None else _told(prior, options.label, draw(options.count))
         images = generate(net, z, options.device)
     else:
         z, images = _of_class(record, options, lambda z: generate(net, z, options.device), draw)
@@ -120,8 +156,8 @@ def interpolate(words: Sequence[str]) -> None:
     record = Record.read(one_name(found, where, "the folder of a run"))
     options, say = parse(Walks, found.pairs, where), speaker("--json" in found.flags)
     _refuse_old(options.out)
-    step, net, draw = _prepared(record, options, "interpolate", say)
-    z = walks(draw(2 * options.walks), options.steps, PATHS[options.path])
+    step, net, prior, draw = _prepared(record, options, "interpolate", say)
+    z = prior.walks(draw(2 * options.walks), options.steps, PATHS[options.path])
     images = generate(net, z.reshape(-1, z.shape[-1]), options.device)
     frames = images.reshape(options.walks, options.steps, *images.shape[1:]).swapaxes(0, 1)
     folder = _new_folder(record, options.out, "walks")
@@ -133,14 +169,83 @@ def interpolate(words: Sequence[str]) -> None:
         print(json.dumps({"step": step, "walks": options.walks, "files": [str(file) for file in files]}))
 
 
-def _prepared(record: Record, options: Choice, stream: str, say: Say) -> tuple[int, Module, Draw]:
-    """The step, the net and what draws its latent vectors."""
+def traverse(words: Sequence[str]) -> None:
+    """One part of the code after the other through its values."""
+    where = "minigan traverse"
+    found = split(words, where, ("--json",))
+    record = Record.read(one_name(found, where, "the folder of a run"))
+    options, say = parse(Traversals, found.pairs, where), speaker("--json" in found.flags)
+    _refuse_old(options.out)
+    parts = _parts(record, options)
+    step, net, prior, draw = _prepared(record, options, "traverse", say)
+    codes = draw(options.rows)
+    pictures = {}
+    for part in parts:
+        rows, values = _traversal(prior, codes, part, options)
+        pictures[part] = generate(net, rows.reshape(-1, prior.size), options.device), values
+    folder = _new_folder(record, options.out, "traversed")
+    say(f"{options.rows} codes of {record.path} after step {step}, in columns:")
+    for part, (images, values) in pictures.items():
+        save_grid(folder / f"{part}.png", images, columns=len(values))
+        say(f"{folder / part}.png: {', '.join(values)}")
+    if "--json" in found.flags:
+        files = [str(folder / f"{part}.png") for part in pictures]
+        print(json.dumps({"step": step, "rows": options.rows, "files": files}))
+
+
+def _parts(record: Record, options: Traversals) -> list[str]:
+    """The parts of the code that are asked for. ValueError for one that the run's codes do not have."""
+    recipe, settings = recipe_of(record)
+    prior = recipe.latent(settings)
+    classes = [f"class-{i}" if i else "class" for i in range(len(prior.categories))]
+    shown = [*classes, *(f"uniform-{i}" for i in range(prior.uniform))]
+    noise = [f"noise-{i}" for i in range(prior.noise)]
+    if options.truncation is not None and (options.code == "truncation" or not (options.code or shown)):
+        raise ValueError(f"truncation={options.truncation:g}: the picture of truncation has several; leave it out")
+    if options.code is None:
+        return shown if options.truncation is not None else [*shown, "truncation"]
+    if options.code not in (*shown, *noise, "truncation"):
+        raise ValueError(
+            f"code={options.code}: the codes of {record.path} have {', '.join([*shown, noise[0]])} to {noise[-1]}; "
+            "or take truncation"
+        )
+    return [options.code]
+
+
+def _traversal(prior: Latent, codes: Array, part: str, options: Traversals) -> tuple[Array, list[str]]:
+    """(R, T, size) from codes (R, size): those of which a part has each of T values, and what these are called."""
+    name, _, number = part.partition("-")
+    which = int(number or 0)
+    if name == "truncation":
+        drawn = [prior.draw(Generator(options.seed, "traverse"), len(codes), threshold=t) for t in THRESHOLDS]
+        noise = np.stack([prior.split(of_t)[0] for of_t in drawn], axis=1)
+        rows = codes[:, None].repeat(len(THRESHOLDS), axis=1)
+        rows[:, :, : prior.noise] = noise
+        return rows, ["any" if t is None else f"{t:g}" for t in THRESHOLDS]
+    if name == "class":
+        values = np.arange(prior.categories[which])
+        rows = prior.relabel(codes.repeat(len(values), axis=0), np.tile(values, len(codes)), which)
+        return rows.reshape(len(codes), len(values), -1), [str(value) for value in values]
+    numbers = np.linspace(-options.reach, options.reach, options.steps, dtype=codes.dtype)
+    rows = codes[:, None].repeat(len(numbers), axis=1)
+    rows[:, :, which if name == "noise" else which - prior.uniform] = numbers
+    return rows, [f"{value:.3g}" for value in numbers]
+
+
+def _told(prior: Latent, label: int, codes: Array) -> Array:
+    """The codes, all with this label. ValueError if there is no such."""
+    if label >= prior.categories[0]:
+        raise ValueError(f"label={label}: this generator was taught the labels 0 to {prior.categories[0] - 1}")
+    return prior.relabel(codes, np.full(len(codes), label))
+
+
+def _prepared(record: Record, options: Choice, stream: str, say: Say) -> tuple[int, Module, Latent, Draw]:
+    """The step, the net, what its codes are made of, and what draws them."""
     use_device(options.device, say)
     step, net = trained_generator(record, options.checkpoint, options.device)
-    latent, generator, threshold = recipe_of(record)[1].latent, Generator(options.seed, stream), options.truncation
-    if threshold is None:
-        return step, net, lambda count: generator.normal((count, latent))
-    return step, net, lambda count: truncated(generator, (count, latent), threshold)
+    recipe, settings = recipe_of(record)
+    prior, generator = recipe.latent(settings), Generator(options.seed, stream)
+    return step, net, prior, lambda count: prior.draw(generator, count, threshold=options.truncation)
 
 
 def _of_class(record: Record, options: Samples, make: Callable[[Array], Array], draw: Draw) -> tuple[Array, Array]:

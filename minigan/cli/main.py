@@ -23,6 +23,7 @@ COMMANDS = {
     "list": ("info", "what can be trained"),
     "sample": ("look", "images of a run's generator: a grid, single PNGs, a .npz file"),
     "interpolate": ("look", "walks between latent vectors: a strip and an animation"),
+    "traverse": ("look", "one part of the code through its values: all classes, a number, truncation"),
     "evaluate": ("measure", "how good a run's samples are"),
     "compare": ("measure", "several runs side by side: results and what was set otherwise"),
     "report": ("measure", "a run as one HTML page that needs no network"),

@@ -13,13 +13,14 @@ from ..gan.compare import Contents, contents, describe_all, summary
 from ..gan.compare_page import write_comparison
 from ..gan.health import told
 from ..gan.inversion import measure_triangles
+from ..gan.recipes import Recipe, Settings
 from ..gan.records import Record, RecordError
 from ..gan.report import write_report
 from ..gan.run import refuse_other_images
 from ..gan.run_folder import RunFolder
 from ..gan.sampling import FAKES, generate, latent_vectors, recipe_of, trained_generator
 from ..kernels.device import NAMES as DEVICES
-from ..metrics import Reference, describe, train_classifier
+from ..metrics import Classifier, Reference, describe, infogan_error, label_scores, matched_labels, train_classifier
 from ..nn import Module
 from ..options import option, parse, table
 from ..tensor import Array
@@ -66,8 +67,8 @@ def help_on(command: str, rest: Sequence[str]) -> str:
     return HELP[command] + keys
 
 
-def measure(net: Module, z: Array, device: str, data: DataSet, say: Say) -> dict[str, Any]:
-    """Says how good the images are that a generator makes of z (N, latent), as far as the data allow to tell."""
+def measure(recipe: Recipe, s: Settings, net: Module, codes: Array, data: DataSet, say: Say) -> dict[str, Any]:
+    """Says how good the images are that a generator makes of codes (N, size), as far as the data allow to tell."""
     classifier = None
     if data.labels is None or data.test_images is None or data.test_labels is None:
         say(
@@ -80,21 +81,40 @@ def measure(net: Module, z: Array, device: str, data: DataSet, say: Say) -> dict
             classifier = train_classifier(data.images, data.labels, data.test_images, data.test_labels)
         except ValueError as error:
             say(f"No classifier: {error}.")
-    fakes = generate(net, z, device)
+    fakes = generate(net, codes, s.device)
     try:
         reference = Reference(data.images, data.test_images, fakes.shape[1], data.labels, classifier)
         metrics = reference.evaluate(fakes)
     except ValueError as error:
         say(f"Not measured: {error}.")
         return {}
+    if classifier is not None and recipe.latent(s).categories:
+        say("Reading the labels of samples, and those of test images by their nearest samples.")
+        metrics |= _of_labels(recipe, s, fakes, codes, data, classifier)
     if data.name == TRIANGLES and fakes.shape[1] != data.images.shape[1]:
         say("Triangles are looked for in images of 28 pixels only.")
     elif data.name == TRIANGLES:
         assert data.test_images is not None
         say("Looking for the nearest triangles, and for the latent vectors of some; it takes a while.")
-        metrics |= measure_triangles(net, z.shape[1], fakes, data.images, data.test_images, device=device)
+        metrics |= measure_triangles(net, codes.shape[1], fakes, data.images, data.test_images, device=s.device)
     say(describe(metrics))
     return metrics
+
+
+def _of_labels(
+    recipe: Recipe, s: Settings, fakes: Array, codes: Array, data: DataSet, classifier: Classifier
+) -> dict[str, float]:
+    """`label_scores`, floors as elsewhere. Categories that nobody taught are taken for the labels that fit best."""
+    assert data.labels is not None
+    assert data.test_images is not None
+    assert data.test_labels is not None
+    labels, found = recipe.latent(s).labels(codes), dict[str, float]()
+    if not recipe.conditional:
+        read = classifier.predict(fakes)
+        found["category_error"] = infogan_error(labels, read)
+        labels = matched_labels(labels, read)
+    scores = label_scores(fakes, labels, data.images, data.labels, data.test_images, data.test_labels, classifier)
+    return found | {key.replace("_of_real", "_floor"): value for key, value in scores.items()}
 
 
 def evaluate(words: Sequence[str]) -> None:
@@ -104,15 +124,16 @@ def evaluate(words: Sequence[str]) -> None:
     record = Record.read(one_name(found, where, "the folder of a run"))
     options = parse(Evaluation, found.pairs, where)
     say = speaker("--json" in found.flags)
-    _, settings = recipe_of(record)
+    recipe, settings = recipe_of(record)
     use_device(options.device, say)
     step, net = trained_generator(record, options.checkpoint, options.device)
     data = load(options.data or settings.data, settings.image_size)
     refuse_other_images(record, data)
     seed = settings.seed if options.seed is None else options.seed
-    z = latent_vectors(replace(settings, seed=seed), "evaluation", options.count)
+    settings = replace(settings, seed=seed, device=options.device)
+    codes = latent_vectors(recipe, settings, "evaluation", options.count)
     say(f"{options.count:,} samples of {record.path} after step {step}")
-    measured = measure(net, z, options.device, data, say)
+    measured = measure(recipe, settings, net, codes, data, say)
     if measured and options == Evaluation(data=options.data, device=options.device):
         with RunFolder.open(record.path) as folder:  # nobody trains it meanwhile
             metrics = record.metrics()

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -28,7 +29,9 @@ from .words import CLOSED, Ended, Say, Terminated, UsageError, one_name, speaker
 
 HELP_TRAIN = """usage: minigan train NAME [key=value ...] [out=DIR] [--json]
 
-Trains NAME, one of {names}, and writes a folder:
+Trains NAME, one of
+{names},
+and writes a folder:
 samples/ has pictures of G as it learns, losses.png the curves, metrics.jsonl one line a step, metrics.json the result,
 weights.safetensors the nets, checkpoints/ what "minigan resume DIR" goes on from, to the bit, whenever the run was
 stopped or killed. Ctrl-C stops after the step.
@@ -63,7 +66,9 @@ def help_on(command: str, rest: Sequence[str]) -> str:
     recipe = RECIPES[names[0] if names else "gan"]
     if command == "train":
         keys = "\n".join(table(recipe.settings))
-        return HELP_TRAIN.format(names=", ".join(RECIPES), name=recipe.name, keys=keys)
+        return HELP_TRAIN.format(
+            names=textwrap.fill(", ".join(RECIPES), 100, break_on_hyphens=False), name=recipe.name, keys=keys
+        )
     return HELP_RESUME.format(keys="\n".join(table(Settings, FREE - {"preset", "out"})))
 
 
@@ -208,8 +213,8 @@ def _measured(run: Run, say: Say, metrics: dict[str, Any]) -> dict[str, Any]:
     """How good the samples are. Interrupted, it leaves a complete run with the `metrics` so far."""
     try:
         training = run.training
-        z = latent_vectors(training.settings, "evaluation", FAKES)
-        return measure(training.sampler, z, training.settings.device, training.data, say)
+        codes = latent_vectors(training.recipe, training.settings, "evaluation", FAKES)
+        return measure(training.recipe, training.settings, training.sampler, codes, training.data, say)
     except (KeyboardInterrupt, Terminated) as error:
         run.folder.write_json("metrics.json", metrics)
         advice = f"minigan evaluate {shlex.quote(str(run.folder.path))}"
@@ -236,13 +241,21 @@ def _estimate(run: Run, say: Say) -> dict[str, float]:
     return {"w_estimate_peak": high, "w_estimate_end": end}
 
 
+IN_SHORT = ("reconstruction", "kl", "measure", "k")
+"""Columns of trainings that are no game of two with outputs to compare."""
+
+
 def in_short(logs: dict[str, float]) -> str:
     """What the progress shows of a step."""
     if "fid" in logs:
         return f"FID {logs['fid']:.2f}"
     if "w_estimate" in logs:
         return "W {w_estimate:.3g} |dD/dx| {grad_norm:.3g}".format(**logs)
-    return "D(x) {d_real:.2f} D(G(z)) {d_fake_before:.2f} -> {d_fake_after:.2f}".format(**logs)
+    if "d_real" in logs and "d_fake_after" in logs:
+        return "D(x) {d_real:.2f} D(G(z)) {d_fake_before:.2f} -> {d_fake_after:.2f}".format(**logs)
+    if "score_real" in logs:
+        return "D(x) {score_real:.2f} D(G(z)) {score_fake:.2f}".format(**logs)
+    return " ".join(f"{key} {value:.3g}" for key, value in logs.items() if key in IN_SHORT)
 
 
 def _count(net: Module) -> int:

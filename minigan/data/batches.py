@@ -41,7 +41,10 @@ def batches(images: Array, batch_size: int, generator: Generator, image_size: in
 
 
 class Batches(Iterator[Array]):
-    """What `batches` returns. Its state says where it is: the next batch after loading is the one that was due."""
+    """What `batches` returns. Its state says where it is: the next batch after loading is the one that was due.
+
+    `picked` (batch_size,) says which of the images the last batch is made of.
+    """
 
     def __init__(self, images: Array, batch_size: int, generator: Generator, image_size: int) -> None:
         self._images, self._batch_size, self._generator = images, int(batch_size), generator
@@ -50,6 +53,7 @@ class Batches(Iterator[Array]):
         self._prepare = partial(_picked, images, image_size)
         self._epoch_counter, self._position = 0, 0  # position 0: the next batch begins an epoch
         self._order: Array = np.empty(0, int)
+        self.picked: Array = self._order
         self._coming: Iterator[Array] | None = None
 
     def __next__(self) -> Array:
@@ -66,6 +70,8 @@ class Batches(Iterator[Array]):
                 self._generator.counter = self._epoch_counter
             raise
         self._coming = coming
+        start = self._position * self._batch_size
+        self.picked = self._order[start : start + self._batch_size]
         self._position = (self._position + 1) % (len(self._images) // self._batch_size)
         return batch
 

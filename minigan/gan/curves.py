@@ -40,6 +40,37 @@ PANELS = (
         running_mean,
     ),
     Panel(
+        Axes("Mean D", "What D makes of real images and of fakes, before its update: fakes should catch up."),
+        ("score_real", "score_fake"),
+        running_mean,
+    ),
+    Panel(
+        Axes(
+            "BEGAN's balance",
+            "Its measure of convergence falls; k, between 0 and 1, says how much D cares for fakes.",
+            low=0,
+        ),
+        ("measure", "k"),
+        running_mean,
+    ),
+    Panel(
+        Axes("Reconstruction and code", "The two terms of a VAE's loss, in nats an image.", low=0),
+        ("reconstruction", "kl"),
+        running_mean,
+    ),
+    Panel(
+        Axes(
+            "Labels read right", "The share of real images and of fakes whose label D reads.", low=0, high=1
+        ),
+        ("class_real", "class_fake"),
+        running_mean,
+    ),
+    Panel(
+        Axes("Information", "What an image tells of its code, in nats: at most the entropy of the codes.", low=0),
+        ("information",),
+        running_mean,
+    ),
+    Panel(
         Axes(
             "Wasserstein estimate",
             "By how much the critic scores real images above samples: it rises while the critic learns, then falls.",

@@ -1,13 +1,76 @@
-"""Latent vectors: walks between them, and normal numbers without tails."""
+"""What a generator is given: codes, walks between them, and normal numbers without tails."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from math import isfinite
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from .. import kernels
 from ..random import Generator, Shape
-from ..tensor import Array
+from ..tensor import Array, Tensor
+
+T = TypeVar("T", Array, Tensor)
+Path = Callable[[Array, Array, Array], Array]
+
+
+@dataclass(frozen=True)
+class Latent:
+    """What codes are made of, each one flat row: `noise` normal numbers; for each of `categories`, which says how many
+    values it has, a one at the place of its value among zeros; `uniform` numbers in [-1, 1).
+
+    InfoGAN's for digits is Latent(62, (10,), 2). A conditional generator's first category is the label.
+    """
+
+    noise: int
+    categories: tuple[int, ...] = ()
+    uniform: int = 0
+
+    @property
+    def size(self) -> int:
+        """Numbers a code."""
+        return self.noise + sum(self.categories) + self.uniform
+
+    def draw(self, generator: Generator, count: int, device: str = "cpu", threshold: float | None = None) -> Array:
+        """(count, size) float32 on the device. With a threshold the noise is `truncated`."""
+        shape = (count, self.noise)
+        noise = generator.normal(shape, device=device) if threshold is None else truncated(generator, shape, threshold)
+        parts = [kernels.move(noise, device)]
+        for values in self.categories:
+            parts.append(kernels.move(np.eye(values, dtype=np.float32)[generator.integers(values, count)], device))
+        if self.uniform:
+            parts.append(2 * generator.uniform((count, self.uniform), device=device) - np.float32(1))
+        return parts[0] if len(parts) == 1 else kernels.concatenate(parts, 1)
+
+    def split(self, codes: T) -> tuple[T, list[T], T]:
+        """The noise, the categories and the uniform numbers of codes (N, size)."""
+        if codes.shape[1:] != (self.size,):
+            raise ValueError(f"Latent: codes must be (N, {self.size}), but are {codes.shape}")
+        ends = list(accumulate(self.categories, initial=self.noise))
+        categories = [codes[:, start:end] for start, end in pairwise(ends)]
+        return codes[:, : self.noise], categories, codes[:, ends[-1] :]
+
+    def labels(self, codes: Array, which: int = 0) -> Array:
+        """The values (N,) of a category of codes (N, size), on the host."""
+        found: Array = kernels.to_host(self.split(codes)[1][which]).argmax(1)
+        return found
+
+    def relabel(self, codes: Array, labels: Array, which: int = 0) -> Array:
+        """A copy of codes (N, size), on the host, in which a category has the values `labels` (N,)."""
+        codes = kernels.host_copy(codes)
+        _, categories, _ = self.split(codes)
+        categories[which][...] = np.eye(self.categories[which], dtype=codes.dtype)[labels]
+        return codes
+
+    def walks(self, codes: Array, steps: int, path: Path | None = None) -> Array:
+        """`walks` between the noise of codes (2 P, size); all else stays as it is at the start: (P, steps, size)."""
+        noise, _, _ = self.split(codes)
+        between = walks(noise, steps, path or slerp)
+        rest = codes[: len(between), None, self.noise :].repeat(steps, axis=1)
+        return np.concatenate([between, rest], axis=2)
 
 
 def lerp(a: Array, b: Array, t: Array) -> Array:
@@ -32,7 +95,7 @@ def slerp(a: Array, b: Array, t: Array) -> Array:
     return walk
 
 
-def walks(z: Array, steps: int, path: Callable[[Array, Array, Array], Array] = slerp) -> Array:
+def walks(z: Array, steps: int, path: Path = slerp) -> Array:
     """P walks from z[i] to z[P + i], for z (2 P, latent) -> (P, steps, latent), both ends included.
 
     path: `lerp` or `slerp`.

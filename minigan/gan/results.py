@@ -59,6 +59,31 @@ GROUPS: dict[str, tuple[Measure, ...]] = {
             "Of samples from each other, in pixels of [-1, 1]. Far below real images', they are all alike.",
         ),
     ),
+    "Labels": (
+        Measure(
+            "label_accuracy",
+            "Label accuracy",
+            ".1%",
+            "higher",
+            "The share of samples that the own classifier reads as the label, or the category, that they were made "
+            "for.",
+        ),
+        Measure(
+            "nearest_label_error",
+            "Nearest-label error",
+            ".1%",
+            "lower",
+            "The share of test images whose nearest sample, in pixels, was made for another label. Low only if samples "
+            "are right and varied.",
+        ),
+        Measure(
+            "category_error",
+            "Category error",
+            ".1%",
+            "lower",
+            "Of categories that nobody taught: the share of samples that are not read as the label that fits best.",
+        ),
+    ),
     "Copies": (
         Measure(
             "nearest_ratio",

@@ -37,12 +37,11 @@ from ..options import to_json
 from ..random import Generator
 from ..tensor import Array
 from .guard import blame, not_finite
-from .latent import slerp, walks
 from .recipes import Recipe, Settings
 from .recipes.recipe import FREE, add_hooks, images_of_steps
 from .records import FORMAT, Record, read_json
 from .run_folder import RunFolder
-from .sampling import FAKES, SHOWN, generate, latent_vectors
+from .sampling import FAKES, SHOWN, generate, latent_vectors, shown_codes
 from .state import restore, training_state
 from .train import Game, Logs, NotFiniteError, train
 
@@ -67,13 +66,15 @@ class Training:
     def __init__(self, recipe: Recipe, settings: Settings, data: DataSet) -> None:
         s = settings
         self.recipe, self.settings, self.data = recipe, s, data
+        labels = _labels(recipe, s, data)
         self.real = batches(data.images, s.batch_size, Generator(s.seed, "data"), s.image_size)
         self.parts = recipe.build(s, data.images.shape[3])
         self.images = images_of_steps(s, self.parts.players, len(data.images))  # that D sees in each step
         self.steps = len(self.images)
         self.average, self.gradient = add_hooks(s, self.parts, self.steps)
         latent = Generator(s.seed, "latent")
-        self.game = Game(self.real, latent, s.latent, s.batch_size, s.device)
+        picked = None if labels is None else lambda: labels[self.real.picked]
+        self.game = Game(self.real, latent, recipe.latent(s), s.batch_size, s.device, picked)
         self.generators = {"latent": latent, **self.parts.generators}
         self.trained_on = description(data)
         some = Generator(0, "real images").permutation(len(data.images))[:SHOWN]
@@ -93,6 +94,10 @@ class Training:
     def sampler(self) -> Module:
         """Who makes the samples: G, or its average."""
         return self.parts.nets["G"] if self.average is None else self.average.net
+
+    @property
+    def _modules(self) -> dict[str, Module]:
+        return {**self.parts.nets, **self.parts.state}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -124,11 +129,28 @@ class Training:
 
     def state(self, **extra: Any) -> tuple[dict[str, Array], dict[str, Any]]:
         """(arrays, JSON): see state.py."""
-        return training_state(self.parts.nets, self.parts.players, self.generators, self.real, extra)
+        return training_state(self._modules, self.parts.players, self.generators, self.real, extra)
 
     def restore(self, arrays: dict[str, Array], state: dict[str, Any]) -> dict[str, Any]:
         """Goes to where `state` was called; returns its `extra`."""
-        return restore(arrays, state, self.parts.nets, self.parts.players, self.generators, self.real)
+        return restore(arrays, state, self._modules, self.parts.players, self.generators, self.real)
+
+
+def _labels(recipe: Recipe, s: Settings, data: DataSet) -> Array | None:
+    """The images' labels, int64 (N,), or None. ValueError if they are not what a conditional recipe needs."""
+    if recipe.conditional:
+        if data.labels is None:
+            raise ValueError(
+                f"{recipe.name} makes images of given labels, and {data.name} has none; train on labelled images, or "
+                "take a recipe that needs no labels (minigan list)"
+            )
+        classes, highest = recipe.latent(s).categories[0], int(data.labels.max())
+        if highest >= classes:
+            raise ValueError(
+                f"{recipe.name}: classes={classes}, but the labels of {data.name} go up to {highest}; "
+                f"give classes={highest + 1}"
+            )
+    return None if data.labels is None else data.labels.astype(np.int64)
 
 
 class Run:
@@ -140,7 +162,7 @@ class Run:
         self.step, self.seen, self.seconds = 0, 0, 0.0
         self.say: Callable[[str], None] = lambda text: None
         self._torn = False  # whether nets and players are amidst a step
-        self._z_shown = latent_vectors(training.settings, "samples", SHOWN)
+        self._shown, self._columns = shown_codes(training.recipe, training.settings)
 
     @classmethod
     def start(cls, training: Training) -> "Run":
@@ -237,7 +259,7 @@ class Run:
             logs = {**logs, "g_grad_norm": training.gradient.value}
             pictures = None
             if step % s.sample_every == 0:
-                pictures = self._checked(training.generate(self._z_shown))
+                pictures = self._checked(training.generate(self._shown))
                 if training.real_distance:
                     logs["spread"] = mean_pairwise_distance(pictures) / training.real_distance
             if training.reference is not None and step % (s.evaluate_every or 1) == 0:
@@ -254,9 +276,9 @@ class Run:
             # From here on, a signal waits for the end of the next step.
             stop = asked[0] if asked else PIPE if closed else None
             if pictures is None and (last or stop is not None):
-                pictures = self._checked(training.generate(self._z_shown))
+                pictures = self._checked(training.generate(self._shown))
             if pictures is not None:
-                self.folder.save_samples(step, pictures)
+                self.folder.save_samples(step, pictures, self._columns)
             if "fid" in logs or last or stop is not None or time.monotonic() - saved >= s.checkpoint_seconds:
                 self.save(logs.get("fid"))
                 saved = time.monotonic()
@@ -290,7 +312,7 @@ class Run:
 
     def _fid(self, reference: Reference) -> float:
         """Of the samples as they are now."""
-        z = latent_vectors(self.training.settings, "evaluation", FAKES)
+        z = latent_vectors(self.training.recipe, self.training.settings, "evaluation", FAKES)
         return reference.fid(self._checked(self.training.generate(z)))
 
     def _blamed(self, error: NotFiniteError, seen: int) -> NotFiniteError:
@@ -321,9 +343,9 @@ class Run:
         self.folder.rewind(self.step)
         if found.good != good:
             self.save()
-        images = training.generate(self._z_shown)
+        images = training.generate(self._shown)
         if np.isfinite(images).all():  # finite weights may be so large that their images are not
-            self.folder.save_samples(self.step, images)
+            self.folder.save_samples(self.step, images, self._columns)
         return NotFiniteError(found.text)
 
     def write_results(self) -> None:
@@ -335,7 +357,8 @@ class Run:
             return
         self.folder.plot_losses()
         if self.step == training.steps:
-            z = walks(self._z_shown[:16], 10, slerp)
+            codes = latent_vectors(training.recipe, training.settings, "samples", SHOWN)[:16]
+            z = training.recipe.latent(training.settings).walks(codes, 10)
             self.folder.save_interpolation(training.generate(z.reshape(-1, z.shape[-1])))
 
 

@@ -2,7 +2,7 @@
 
 config.json           what the run was started with, and what it was trained on
 metrics.jsonl         one line a step
-samples/step_*.png    8x8 images of the same 64 latent vectors
+samples/step_*.png    8x8 images of the same 64 latent vectors; of a generator with labels, a column for each
 interpolation.png     walks from one latent vector to another, 10 images a row
 losses.png            what metrics.jsonl says, as curves
 metrics.json          what the result was measured to be; there when the run is complete
@@ -135,12 +135,12 @@ class RunFolder:
         """The good rows of metrics.jsonl."""
         return read_rows(self.path / "metrics.jsonl")[0]
 
-    def save_samples(self, step: int, images: Array) -> Path:
+    def save_samples(self, step: int, images: Array, columns: int = 8) -> Path:
         """samples/step_000100.png from images (N, H, W, C) in [-1, 1]."""
         path = self.path / f"samples/step_{step:06d}.png"
         with named(path):
             path.parent.mkdir(exist_ok=True)
-        save_grid(path, images)
+        save_grid(path, images, columns)
         return path
 
     def save_interpolation(self, images: Array) -> Path:
@@ -159,7 +159,9 @@ class RunFolder:
 
         rows = self.rows()
         steps = [row["step"] for row in rows]
-        panels = [(label, smooth, keys) for label, smooth, *keys in PANELS if rows and keys[0] in rows[0]]
+        first = rows[0] if rows else {}
+        every = [(label, smooth, [key for key in keys if key in first]) for label, smooth, *keys in PANELS]
+        panels = [panel for panel in every if panel[2]]
         if not panels:
             return None
         figure = Figure(figsize=(8, 3 * len(panels)), layout="constrained")
@@ -221,13 +223,18 @@ def running_median(values: ArrayLike) -> Array:
 PANELS: tuple[Any, ...] = (
     ("loss", running_mean, "d_loss", "g_loss"),
     ("mean sigmoid(D)", running_mean, "d_real", "d_fake_before", "d_fake_after"),
+    ("mean D", running_mean, "score_real", "score_fake"),
     ("E D(x) - E D(G(z))", running_median, "w_estimate"),
+    ("BEGAN's balance", running_mean, "measure", "k"),
+    ("nats an image", running_mean, "reconstruction", "kl"),
+    ("labels read right", running_mean, "class_real", "class_fake"),
+    ("information, nats", running_mean, "information"),
     ("|dD / dx|", running_median, "grad_norm"),
     ("weights at the clip", running_mean, "clip_share"),
 )
 """Of losses.png: what is plotted, how it is smoothed, the columns of metrics.jsonl."""
 
-SHARES = ("mean sigmoid(D)", "weights at the clip")
+SHARES = ("mean sigmoid(D)", "weights at the clip", "labels read right")
 
 
 def check_new(path: Path) -> None:

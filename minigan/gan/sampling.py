@@ -18,8 +18,8 @@ from .records import Record, RecordError
 from .state import name_of_hook
 
 AT_ONCE = 250  # images
-SHOWN = 64
-"""How many sample pictures show, of the same latent vectors throughout a run."""
+SHOWN, COLUMNS = 64, 8
+"""How many sample pictures show, of the same latent vectors throughout a run, and how many in a row."""
 
 FAKES = 10_000
 """How many samples are measured."""
@@ -40,10 +40,23 @@ def generate(net: Module, z: Array, device: str = "cpu") -> Array:
     return np.concatenate(parts)
 
 
-def latent_vectors(s: Settings, stream: str, count: int) -> Array:
-    """(count, latent), the same for the same run and the same name of a stream."""
-    z: Array = Generator(s.seed, stream).normal((count, s.latent))
-    return z
+def latent_vectors(recipe: Recipe, s: Settings, stream: str, count: int) -> Array:
+    """Codes (count, size), the same for the same run and the same name of a stream."""
+    return recipe.latent(s).draw(Generator(s.seed, stream), count)
+
+
+def shown_codes(recipe: Recipe, s: Settings) -> tuple[Array, int]:
+    """The codes of a run's sample pictures, and how many are in a row.
+
+    Of a prior with categories, a column for each value of the first one, below each other SHOWN / 8 codes that are the
+    same in all columns but for it.
+    """
+    prior = recipe.latent(s)
+    if not prior.categories:
+        return latent_vectors(recipe, s, "samples", SHOWN), COLUMNS
+    values, rows = prior.categories[0], SHOWN // COLUMNS
+    codes = latent_vectors(recipe, s, "samples", rows).repeat(values, axis=0)
+    return prior.relabel(codes, np.tile(np.arange(values), rows)), values
 
 
 def recipe_of(record: Record) -> tuple[Recipe, Settings]:
@@ -67,7 +80,7 @@ def trained_generator(record: Record, checkpoint: str = "latest", device: str = 
     recipe, settings = recipe_of(record)
     step, arrays, _ = _read(Checkpoints(record.path / "checkpoints"), checkpoint)
     parts = recipe.build(replace(settings, device=device), record.trained_on["shape"][3])
-    average, _ = add_hooks(settings, parts, record.steps)
+    average = add_hooks(settings, parts, record.steps).average
     net, prefix = parts.nets["G"], "nets.G."
     if average is not None:
         net, prefix = average.net, f"hooks.{name_of_hook(parts.players, average)}.net."

@@ -19,12 +19,12 @@ from ..ops import sigmoid
 from ..optim import Optimizer, clip_weights
 from ..random import Generator
 from ..tensor import Array, Tensor
+from .latent import Latent
 from .objectives import Objective
-from .penalties import norm_per_sample
+from .penalties import Penalty, norm_per_sample
 
 Logs = dict[str, float]
 Callback = Callable[[int, Logs], None]
-Penalty = Callable[[Module, Array, Array], tuple[Tensor, Logs]]
 Hook = Callable[[], object]
 
 
@@ -34,21 +34,30 @@ class NotFiniteError(FloatingPointError):
 
 @dataclass
 class Game:
-    """What all players share: where real images and latent vectors come from, and the device that they go to."""
+    """What all players share: where real images and codes come from, and the device that they go to."""
 
     real: Iterator[Array]  # batches (N, H, W, C)
     latent: Generator
-    latent_size: int
+    prior: Latent | int  # what codes are made of; a number: of so many normal numbers
     batch_size: int
     device: str = "cpu"
+    labels_of_batch: Callable[[], Array] | None = None
 
     def images(self) -> Array:
         """The next batch of real images."""
-        return kernels.move(next(self.real), self.device)
+        self.current = kernels.move(next(self.real), self.device)
+        return self.current
+
+    def labels(self) -> Array:
+        """The labels, int64 (batch_size,), of the last batch. ValueError if the images have none."""
+        if self.labels_of_batch is None:
+            raise ValueError("these images have no labels, which a conditional GAN needs; train on others (data=)")
+        return self.labels_of_batch()
 
     def z(self) -> Tensor:
-        """A batch of new latent vectors, N(0, 1): (batch_size, latent_size)."""
-        return Tensor.of(self.latent.normal((self.batch_size, self.latent_size), device=self.device))
+        """A batch of new codes: (batch_size, prior.size)."""
+        prior = Latent(self.prior) if isinstance(self.prior, int) else self.prior
+        return Tensor.of(prior.draw(self.latent, self.batch_size, self.device))
 
 
 @dataclass
@@ -134,18 +143,21 @@ def two_player(
     penalty: Penalty | None = None,
     clip: float | None = None,
     d_updates: Callable[[int], int] = lambda step: 1,
+    replay: Callable[[Array], Array] | None = None,
 ) -> list[Player]:
     """D, then G: d_updates(step) updates of D for each one of G.
 
     penalty(D, real, fake) is a term of D's loss and what to log of it. `clip` bounds every weight of D *after* each of
-    its updates (Arjovsky et al. 2017, algorithm 1), so that G meets clipped weights.
+    its updates (Arjovsky et al. 2017, algorithm 1), so that G meets clipped weights. replay(fakes) is what D is shown
+    in place of new fakes (replay.py). An objective whose G compares fakes with real images is given those of D's last
+    update.
 
     Logs d_loss and g_loss. For logits also the mean probability of being real: d_real of real images, d_fake_before of
     fakes before D's update, d_fake_after of G's new fakes after it. For a critic instead w_estimate = E D(x) -
     E D(G(z)) before its update, on the batches of that update, positive where the critic is right; grad_norm, the mean
     norm of its gradient by images, at the penalty's points (without a penalty at G's fakes, by one more backward pass;
     where the critic has batch norm, that is of the sum of a batch's scores by each image); and clip_share, the share
-    of weights that lie at +-clip.
+    of weights that lie at +-clip. For other scores their means: score_real and score_fake, before D's update.
     """
     weights = list(D.parameters())
 
@@ -153,15 +165,11 @@ def two_player(
         x = game.images()
         with no_grad():
             fakes = G(game.z())
-        real, fake = judge(D, x, fakes.array)
-        loss = objective.d(real, fake)
-        logs = (
-            {"w_estimate": float(real.array.mean() - fake.array.mean())}
-            if objective.critic
-            else {"d_real": probability(real), "d_fake_before": probability(fake)}
-        )
+        shown = fakes.array if replay is None else replay(fakes.array)
+        real, fake = judge(D, x, shown)
+        loss, logs = objective.d(real, fake), _outputs(objective, real, fake)
         if penalty is not None:
-            term, found = penalty(D, x, fakes.array)
+            term, found = penalty(D, x, shown)
             loss, logs = loss + term, logs | found
         return loss, logs
 
@@ -169,23 +177,33 @@ def two_player(
         fakes = G(game.z())
         fake = D(fakes)
         logs = {}
-        if not objective.critic:
+        if objective.output == "logit":
             logs["d_fake_after"] = probability(fake)
-        elif penalty is None:
+        elif objective.critic and penalty is None:
             slope = grad(fake.sum(), fakes, retain_graph=True)
             logs["grad_norm"] = float(norm_per_sample(slope).array.mean())
         if clip is not None:
             logs["clip_share"] = share_at(weights, clip)
-        return objective.g(fake), logs
+        return objective.g(fake, D(Tensor.of(game.current))) if objective.needs_real else objective.g(fake), logs
 
     after: list[Hook] = [] if clip is None else [lambda: clip_weights(weights, clip)]
     return [Player("d", [D], d_optimizer, d_loss, d_updates, after), Player("g", [G], g_optimizer, g_loss)]
+
+
+def _outputs(objective: Objective, real: Tensor, fake: Tensor) -> Logs:
+    """What to log of D's outputs before its update."""
+    if objective.output == "logit":
+        return {"d_real": probability(real), "d_fake_before": probability(fake)}
+    means = float(real.array.mean()), float(fake.array.mean())
+    return {"w_estimate": means[0] - means[1]} if objective.critic else {"score_real": means[0], "score_fake": means[1]}
 
 
 SAMPLEWISE = {
     *(nn.Sequential, nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.LayerNorm, nn.InstanceNorm2d, nn.AvgPool2d),
     *(nn.MaxPool2d, nn.Upsample, nn.Flatten, nn.Unflatten),
     *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Softplus),
+    *(nn.SpectralNorm, nn.EqualizedLR, nn.PixelNorm, nn.SelfAttention, nn.GaussianNoise),
+    *(nn.VirtualBatch, nn.VirtualBatchNorm1d, nn.VirtualBatchNorm2d),
 }
 """Modules of which a sample's output depends on that sample only."""
 

@@ -61,6 +61,12 @@ def describe(metrics: Mapping[str, Any]) -> str:
             f"Triangles, within {metrics['triangle_delta']:.2f}: {', '.join(parts)}, F1 {shown('triangle_f1', '.3f')}; "
             f"the median sample is {shown('triangle_distance', '.3f')} from the nearest triangle"
         ]
+    if has("label_accuracy", "nearest_label_error"):
+        made = "for, of the category that fits best," if has("category_error") else "for"
+        lines += [
+            f"Labels: {shown('label_accuracy', '.1%')} of samples are read as what they were made {made} by the "
+            f"classifier; of test images, {shown('nearest_label_error', '.1%')} are not what their nearest sample is"
+        ]
     if has("label_histogram", "classes_present"):
         counts = metrics["label_histogram"]
         lines += [

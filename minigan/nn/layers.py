@@ -1,6 +1,7 @@
 """The layers. Names and arguments follow PyTorch; images are NHWC.
 
-Unless told otherwise, weights and biases start uniform in +-1/sqrt(fan_in), from the stream "init".
+Unless told otherwise, weights and biases start uniform in +-1/sqrt(fan_in), from the stream "init". Linear, Conv2d and
+ConvTranspose2d compute with `weight` in place of their own where they are given one (reparametrized.py).
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ class Linear(Module):
         self.weight = _uniform((c_in, c_out), bound)
         self.bias = _uniform((c_out,), bound) if bias else None
 
-    def forward(self, x: Any, slope: float = 1.0) -> Tensor:
+    def forward(self, x: Any, slope: float = 1.0, weight: Tensor | None = None) -> Tensor:
+        w = self.weight if weight is None else weight
         if self.bias is None or slope == 1:
-            return ops.linear(x, self.weight, self.bias)
-        return ops.bias_act(ops.linear(x, self.weight), self.bias, slope)
+            return ops.linear(x, w, self.bias)
+        return ops.bias_act(ops.linear(x, w), self.bias, slope)
 
 
 class Conv2d(Module):
@@ -60,10 +62,11 @@ class Conv2d(Module):
         self.weight = _uniform(shape, bound)
         self.bias = _uniform((c_out,), bound) if bias else None
 
-    def forward(self, x: Any, slope: float = 1.0) -> Tensor:
+    def forward(self, x: Any, slope: float = 1.0, weight: Tensor | None = None) -> Tensor:
+        w = self.weight if weight is None else weight
         if self.bias is None or slope == 1:
-            return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding)
-        return ops.bias_act(ops.conv2d(x, self.weight, None, self.stride, self.padding), self.bias, slope)
+            return ops.conv2d(x, w, self.bias, self.stride, self.padding)
+        return ops.bias_act(ops.conv2d(x, w, None, self.stride, self.padding), self.bias, slope)
 
     def options(self) -> str:
         return f"stride {self.stride}, padding {self.padding}"
@@ -96,11 +99,11 @@ class ConvTranspose2d(Module):
         self.weight = _uniform(shape, bound)
         self.bias = _uniform((c_out,), bound) if bias else None
 
-    def forward(self, x: Any, slope: float = 1.0) -> Tensor:
-        options = self.stride, self.padding, self.output_padding
+    def forward(self, x: Any, slope: float = 1.0, weight: Tensor | None = None) -> Tensor:
+        w, options = self.weight if weight is None else weight, (self.stride, self.padding, self.output_padding)
         if self.bias is None or slope == 1:
-            return ops.conv_transpose2d(x, self.weight, self.bias, *options)
-        return ops.bias_act(ops.conv_transpose2d(x, self.weight, None, *options), self.bias, slope)
+            return ops.conv_transpose2d(x, w, self.bias, *options)
+        return ops.bias_act(ops.conv_transpose2d(x, w, None, *options), self.bias, slope)
 
     def options(self) -> str:
         return f"stride {self.stride}, padding {self.padding}"
@@ -165,6 +168,19 @@ class InstanceNorm2d(LayerNorm):
         if x.ndim == 4:
             self.check_channels(x)
         return ops.instance_norm(x, self.gamma, self.beta, self.eps)
+
+
+class PixelNorm(Module):
+    """x (..., C) divided by the root mean square of its channels, at each pixel for itself (Karras et al. 2018, 4.2).
+
+    It has no weights: it stands behind each convolution of a generator, so that no signal can grow out of hand.
+    """
+
+    def __init__(self, eps: float = 1e-8) -> None:
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (ops.mean(x * x, -1, keepdims=True) + self.eps) ** -0.5
 
 
 class ReLU(Module):

@@ -32,4 +32,5 @@ RECIPE = recipe.Recipe(
     Settings,
     build,
     {"tutorial-64": recipe.TUTORIAL_64},
+    formula="max_D E log s(D(x)) + E log(1 - s(D(G(z))));  max_G E log s(D(G(z)))",
 )

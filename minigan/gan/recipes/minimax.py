@@ -17,4 +17,5 @@ RECIPE = recipe.Recipe(
     gan.Settings,
     build,
     gan.RECIPE.presets,
+    formula="min_G max_D E log s(D(x)) + E log(1 - s(D(G(z))))",
 )

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ...kernels.device import NAMES as DEVICES
-from ...nn import Module
+from ...nn import Module, Sequential
 from ...optim import Optimizer
 from ...options import OptionError, option, parse
 from ...random import Generator
 from ..hooks import EMA, GradientNorm, LinearDecay, clip_gradients
+from ..latent import Latent
 from ..models import BASES, dcgan_discriminator, dcgan_generator
 from ..train import Player
 
@@ -61,8 +62,9 @@ class Parts(NamedTuple):
     """What a recipe makes of its settings."""
 
     nets: dict[str, Module]  # "G" makes the samples
-    players: list[Player]  # "d" is who looks at the data
-    generators: dict[str, Generator]  # that steps draw from, beside those for data and latent vectors
+    players: list[Player]  # the first is who looks at the data
+    generators: dict[str, Generator]  # that steps draw from, beside those for data and codes
+    state: dict[str, Module] = {}  # noqa: RUF012 - nobody writes to it; what else must be there to go on exactly
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ class Recipe:
     settings: type[Settings]
     build: Callable[[Any, int], Parts]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # beside "quick", which are the defaults
+    family: str = "objectives"  # the heading that it stands under
+    formula: str = ""  # what is minimised, in one line
+    latent: Callable[[Any], Latent] = lambda s: Latent(s.latent)
+    conditional: bool = False  # needs labels; the first category of a code is one, of settings.classes
 
     def parse(self, words: Sequence[str], where: str) -> Settings:
         """The settings that `key=value` words make of a preset. OptionError, which begins with `where`."""
@@ -95,7 +101,7 @@ TUTORIAL_64: dict[str, Any] = {
 """What tutorials on DCGANs train, whatever the objective."""
 
 
-def dcgan(s: Settings, channels: int, batch_norm: bool = True) -> tuple[Module, Module]:
+def dcgan(s: Settings, channels: int, batch_norm: bool = True) -> tuple[Sequential, Sequential]:
     """G and D on the device; batch_norm is D's."""
     init = Generator(s.seed, "init")
     G = dcgan_generator(s.image_size, channels, s.width, s.latent, init)
@@ -133,7 +139,7 @@ def _clipping(optimizer: Optimizer, max_norm: float) -> Callable[[], object]:
 
 def images_of_steps(s: Settings, players: Sequence[Player], images: int) -> list[int]:
     """For each step of the run how many images D sees: of whole epochs, as many steps as it takes D to see them."""
-    (d,) = (player for player in players if player.name == "d")
+    d = players[0]
     s.check_length("settings")
     if s.epochs is None:
         assert s.steps is not None

@@ -38,4 +38,5 @@ RECIPE = recipe.Recipe(
     Settings,
     build,
     {"tutorial-64": {**recipe.TUTORIAL_64, "lr": 5e-5}},
+    formula="max_D E D(x) - E D(G(z)), every weight of D in [-c, c];  max_G E D(G(z))",
 )

@@ -1,0 +1,123 @@
+"""BEGAN: D is an autoencoder, which rebuilds real images well and fakes badly; a controller keeps the two errors at a
+ratio of gamma (Berthelot et al. 2017).
+
+D is DCGAN's discriminator, down to a code, and behind it DCGAN's generator.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ... import kernels
+from ...autograd import no_grad
+from ...creation import zeros
+from ...nn import Module, Sequential
+from ...optim import Adam, Optimizer
+from ...options import option
+from ...random import Generator
+from ...tensor import Tensor
+from ..models import dcgan_discriminator, dcgan_generator
+from ..train import Game, Logs, Player
+from . import gan, recipe
+
+
+@dataclass(frozen=True)
+class Settings(gan.Settings):
+    """For short trainings: the authors' step sizes, 1e-4 and 1e-3 for k, are for half a million updates.
+
+    At their gamma of 0.5 fakes do not get so easy in minutes that k leaves 0, and G ends in one easy blob.
+    """
+
+    lr: float = option(5e-4, "step size of the optimizers", above=0)
+    gamma: float = option(
+        0.9, "error of fakes over that of real images; low: good pictures, all alike", above=0, below=1
+    )
+    lambda_k: float = option(0.1, "step size of k", above=0)
+
+
+class Balance(Module):
+    """k, in [0, 1]: how much D cares for fakes. It moves by proportional control."""
+
+    def __init__(self, gamma: float, rate: float) -> None:
+        self.gamma, self.rate, self.k = gamma, rate, zeros(1)
+
+    def update(self, real: float, fake: float) -> None:
+        """k + rate (gamma real - fake), within [0, 1], for the two errors of a step."""
+        with self.k.writing() as k:
+            k[...] = min(max(float(k[0]) + self.rate * (self.gamma * real - fake), 0.0), 1.0)
+
+    def measure(self, real: float, fake: float) -> float:
+        """M = real + |gamma real - fake|, which falls as a training converges."""
+        return real + abs(self.gamma * real - fake)
+
+
+def error(D: Module, x: Tensor) -> Tensor:
+    """The mean of |x - D(x)| over all pixels of all images."""
+    return abs(x - D(x)).mean()
+
+
+def check_autoencoder(D: Module, shape: Sequence[int]) -> None:
+    """ValueError unless D(x) has the shape of x, for images of this shape, (H, W, C)."""
+    x = np.zeros((2, *shape), np.float32)
+    training, device = D.training, next(D.parameters()).device
+    with no_grad():
+        y = D.eval()(Tensor.of(kernels.move(x, device)))
+    D.train(training)
+    if y.shape != x.shape:
+        raise ValueError(
+            "BEGAN: D must be an autoencoder, since its loss is how badly it rebuilds an image, but it makes "
+            f"{y.shape} of images {x.shape}; take an encoder and a decoder behind it, not a discriminator that gives a "
+            "score"
+        )
+
+
+def began_players(
+    G: Module, D: Module, g_optimizer: Optimizer, d_optimizer: Optimizer, balance: Balance, shape: Sequence[int]
+) -> list[Player]:
+    """D, then G, then k moves. shape: of an image, (H, W, C). ValueError if D is no autoencoder.
+
+    Logs k, of this step, and `measure`.
+    """
+    check_autoencoder(D, shape)
+    errors = {"real": 0.0, "fake": 0.0}  # of this step
+
+    def d_loss(game: Game) -> tuple[Tensor, Logs]:
+        with no_grad():
+            fakes = G(game.z())
+        real, k = error(D, Tensor.of(game.images())), float(balance.k.array[0])
+        errors["real"] = real.item()
+        return real - k * error(D, fakes), {"k": k}
+
+    def g_loss(game: Game) -> tuple[Tensor, Logs]:
+        fake = error(D, G(game.z()))
+        errors["fake"] = fake.item()
+        return fake, {"measure": balance.measure(**errors)}
+
+    moved = [lambda: balance.update(**errors)]
+    return [Player("d", [D], d_optimizer, d_loss), Player("g", [G], g_optimizer, g_loss, after=moved)]
+
+
+def build(s: Settings, channels: int) -> recipe.Parts:
+    """k begins at 0: D first learns what images are."""
+    init, size = Generator(s.seed, "init"), s.image_size
+    G = dcgan_generator(size, channels, s.width, s.latent, init).to(s.device)
+    D = Sequential(
+        *dcgan_discriminator(size, channels, s.width, init, outputs=s.latent),
+        *dcgan_generator(size, channels, s.width, s.latent, init),
+    ).to(s.device)
+    g_optimizer, d_optimizer = (Adam(net.parameters(), s.lr, (s.beta1, s.beta2)) for net in (G, D))
+    balance = Balance(s.gamma, s.lambda_k)
+    players = began_players(G, D, g_optimizer, d_optimizer, balance, (size, size, channels))
+    return recipe.Parts({"G": G, "D": D}, players, {}, {"balance": balance})
+
+
+RECIPE = recipe.Recipe(
+    "began",
+    "D is an autoencoder; k balances it against G",
+    "Berthelot et al. 2017",
+    Settings,
+    build,
+    {"tutorial-64": {**recipe.TUTORIAL_64, "lr": 1e-4, "gamma": 0.5, "lambda_k": 1e-3}},
+    formula="min_D L(x) - k L(G(z));  min_G L(G(z));  k += λ (γ L(x) - L(G(z)));  L(v) = |v - D(v)|",
+)

@@ -1,0 +1,56 @@
+"""Old fakes for D, so that it does not forget what G did before."""
+
+from math import prod
+
+import numpy as np
+
+from .. import kernels
+from ..autograd import no_grad
+from ..creation import zeros
+from ..nn import Module
+from ..random import Generator
+from ..tensor import Array, Tensor
+
+
+class Replay(Module):
+    """A pool of `size` past fakes of `shape`, (H, W, C), for `two_player` (Shrivastava et al. 2017, section 2.3).
+
+    Called with fakes (N, *shape), an array, it returns as many, on the same device. Until the pool is full, they are
+    the fakes themselves, of which the first go into the pool. From then on half of them, N / 2 rounded down but at
+    most `size`, change places with images of the pool: which ones, and with which, is drawn from `generator`. So D is
+    shown no image twice, and half of each batch is old, as in Shrivastava et al.; the exchange is that of CycleGAN
+    (Zhu et al. 2017), whose pool of 50 decides for each image by a coin.
+
+    Pool and count are buffers: with them and the generator a training goes on exactly. Labels are not kept: it is of
+    no use to a conditional GAN.
+    """
+
+    def __init__(self, size: int, shape: tuple[int, ...], generator: Generator) -> None:
+        if size < 1 or prod(shape) < 1:
+            raise ValueError(f"Replay: needs size >= 1 and images that are not empty, but they are {size} and {shape}")
+        self.images, self.seen = zeros((size, *shape)), Tensor(np.zeros((), np.int64))
+        self.generator = generator
+
+    def __call__(self, fakes: Array) -> Array:  # type: ignore[override]
+        size, N = len(self.images), len(fakes) if fakes.ndim else 0
+        if N == 0 or fakes.shape[1:] != self.images.shape[1:] or fakes.dtype != self.images.dtype:
+            raise ValueError(
+                f"Replay: fakes must be {self.images.dtype} (N, {', '.join(map(str, self.images.shape[1:]))}), "
+                f"but are {fakes.dtype} {fakes.shape}"
+            )
+        self.to(kernels.name_of(fakes))
+        shown, before = Tensor(fakes), int(self.seen.item())
+        with no_grad():
+            if before < size:
+                self.images[before : before + N] = shown[: size - before]
+            else:
+                half = min(N // 2, size)
+                rows, slots = (self.generator.permutation(n)[:half] for n in (N, size))
+                old = self.images[slots]
+                self.images[slots] = shown[rows]
+                shown[rows] = old
+            self.seen = self.seen + N
+        return shown.array
+
+    def options(self) -> str:
+        return f"{len(self.images)} of {self.images.shape[1:]}"
