@@ -10,6 +10,8 @@ import pytest
 
 from minigan.cli.measure import measure
 from minigan.data import DataSet, resize
+from minigan.gan.recipes import RECIPES
+from minigan.gan.recipes.gan import Settings
 from minigan.metrics import (
     Classifier,
     Reference,
@@ -383,7 +385,8 @@ def test_measure_takes_what_there_is() -> None:
 
     def measured(fakes: Array, data: DataSet) -> dict[str, Any]:
         said.clear()
-        return measure(G, fakes.reshape(len(fakes), -1).astype(np.float32), "cpu", data, said.append)
+        codes = fakes.reshape(len(fakes), -1).astype(np.float32)
+        return measure(RECIPES["gan"], Settings(), G, codes, data, said.append)
 
     found = measured(FAKES, DataSet("bars", *TRAIN, *TEST))
     assert found.keys() == ALL

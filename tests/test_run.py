@@ -316,10 +316,14 @@ FAULTY = {
     "resume": ["resume", "run"],
     "sample": ["sample", "run", "count=3"],
     "interpolate": ["interpolate", "run", "walks=2", "steps=3"],
+    "traverse": ["traverse", "run", "rows=2", "steps=3"],
     "evaluate": ["evaluate", "run"],
     "report": ["report", "run"],
 }
-MADE = {"sample": "sampled-*/**/*", "interpolate": "walks-*/*", "evaluate": "metrics.json", "report": "report.html"}
+MADE = {
+    "sample": "sampled-*/**/*", "interpolate": "walks-*/*", "traverse": "traversed-*/*", "evaluate": "metrics.json",
+    "report": "report.html",
+}  # fmt: skip
 
 
 def faults(command: str) -> None:

@@ -36,7 +36,7 @@ from ..tensor import Array, Tensor
 from .latent import Latent
 from .models import dcgan_generator, features, replaced
 from .objectives import NON_SATURATING, Objective
-from .train import Game, Logs, Player, _outputs, probability
+from .train import Game, Logs, Player, outputs_in_short, probability
 
 
 def one_hot(labels: Array, classes: int, device: str = "cpu") -> Tensor:
@@ -145,7 +145,7 @@ def conditional_players(
             fakes = G(z)
         c = condition(game, z)
         real, fake = D(Tensor.of(x), one_hot(labels, c.shape[1], game.device)), D(fakes, c)
-        return objective.d(real, fake), _outputs(objective, real, fake)
+        return objective.d(real, fake), outputs_in_short(objective, real, fake)
 
     def g_loss(game: Game) -> tuple[Tensor, Logs]:
         z = game.z()
@@ -191,7 +191,7 @@ def matching_players(
         if judge_alone is not None:
             real, fake = judge_alone(x), judge_alone(fakes)
             loss = loss + NON_SATURATING.d(real, fake)
-        return loss, {**_outputs(NON_SATURATING, real, fake), "d_wrong": probability(fits_not)}
+        return loss, {**outputs_in_short(NON_SATURATING, real, fake), "d_wrong": probability(fits_not)}
 
     def g_loss(game: Game) -> tuple[Tensor, Logs]:
         z = game.z()
@@ -240,7 +240,7 @@ def auxiliary_players(
             reading = reading + cross_entropy(of_fake[:, 1:], wanted)
         shares = {"class_real": share_right(of_real[:, 1:], labels), "class_fake": share_right(of_fake[:, 1:], wanted)}
         loss = NON_SATURATING.d(real, fake) + weight * reading
-        return loss, {**_outputs(NON_SATURATING, real, fake), **shares}
+        return loss, {**outputs_in_short(NON_SATURATING, real, fake), **shares}
 
     def g_loss(game: Game) -> tuple[Tensor, Logs]:
         z = game.z()
@@ -288,7 +288,7 @@ def info_players(
         real, of_fake = D(Tensor.of(x))[:, :1], D(fakes)
         fake = of_fake[:, :1]
         lost, found = surprise(prior_of(game), z, of_fake[:, 1:])
-        return NON_SATURATING.d(real, fake) + weight * lost, {**_outputs(NON_SATURATING, real, fake), **found}
+        return NON_SATURATING.d(real, fake) + weight * lost, {**outputs_in_short(NON_SATURATING, real, fake), **found}
 
     def g_loss(game: Game) -> tuple[Tensor, Logs]:
         z = game.z()

@@ -167,7 +167,7 @@ def two_player(
             fakes = G(game.z())
         shown = fakes.array if replay is None else replay(fakes.array)
         real, fake = judge(D, x, shown)
-        loss, logs = objective.d(real, fake), _outputs(objective, real, fake)
+        loss, logs = objective.d(real, fake), outputs_in_short(objective, real, fake)
         if penalty is not None:
             term, found = penalty(D, x, shown)
             loss, logs = loss + term, logs | found
@@ -190,7 +190,7 @@ def two_player(
     return [Player("d", [D], d_optimizer, d_loss, d_updates, after), Player("g", [G], g_optimizer, g_loss)]
 
 
-def _outputs(objective: Objective, real: Tensor, fake: Tensor) -> Logs:
+def outputs_in_short(objective: Objective, real: Tensor, fake: Tensor) -> Logs:
     """What to log of D's outputs before its update."""
     if objective.output == "logit":
         return {"d_real": probability(real), "d_fake_before": probability(fake)}

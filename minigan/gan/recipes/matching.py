@@ -45,8 +45,8 @@ RECIPE = recipe.Recipe(
     build,
     gan.RECIPE.presets,
     family="conditional",
-    formula="max_D E log σ(D(x, y)) + (E log(1 - σ(D(x, y'))) + E log(1 - σ(D(G(z, c), c)))) / 2;  "
-    "max_G E log σ(D(G(z, c), c))",
+    formula="max_D E log s(D(x, y)) + (E log(1 - s(D(x, y'))) + E log(1 - s(D(G(z, c), c)))) / 2;  "
+    "max_G E log s(D(G(z, c), c))",
     latent=cgan.latent,
     conditional=True,
 )
