@@ -350,7 +350,7 @@ def faults(command: str) -> None:
     def made() -> dict[str, Any]:
         if pattern is None:
             return result(run)
-        newest = [*run.glob(pattern.split("/")[0])][-1]
+        newest = sorted(run.glob(pattern.split("/")[0]))[-1]
         return {"": newest.read_bytes()} if newest.is_file() else tree(newest)
 
     if template is not None:
