@@ -2,10 +2,12 @@
 
 A table is rows (zoo_rows.py) times data times seeds; each is a run, in a process of its own with one thread. Equal
 seconds are counted in updates, so that it does not matter how busy the machine is, and so that each run comes out the
-same again: first all rows take turns in one process, which says what an update costs each of them; then each run
-takes as many as fit into the seconds.
+same again, by the same count: first all rows take turns in one process, which says what an update costs each of them;
+then each run takes as many as fit into the seconds.
 
-Interrupted, it goes on run by run. A run that diverges, or that is refused, is counted as failed. At the end the table
+Interrupted, it goes on run by run. Runs of another version, or of other settings, are refused; that code was changed
+under the same version is not noticed: remove the folder then. A run that diverges, or that is refused, is counted as
+failed; any other error ends its process, and leaves nothing. At the end the table
 is a section of docs/results.md, a picture, JSON, and part of docs/zoo.md: `python benchmarks/zoo.py page` writes that
 page anew from all tables.
 """
@@ -65,9 +67,15 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--out", type=Path, default=Path("build/zoo"), metavar="DIR", help="where it goes on from (%(default)s)"
     )
     parser.add_argument(
-        "--docs", type=Path, default=ROOT, metavar="DIR", help="where docs/ and benchmarks/results/ are (this tree)"
+        "--docs",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="where docs/ and benchmarks/results/ are (this tree; with --rows, the table is only printed)",
     )
     args = parser.parse_args(words)
+    args.writes = args.docs is not None or args.rows is None or args.table == PAGE
+    args.docs = args.docs or ROOT
     if args.table == PAGE:
         return args
     table, rows = TABLES[args.table], rows_of(args.table)
@@ -106,7 +114,9 @@ def check_recipes(rows: Sequence[str]) -> None:
 def images_of(args: argparse.Namespace) -> dict[str, Images]:
     """The data that each row is trained on, by name."""
     if args.table == TOYS:
-        return {name: Images(None, None) for name in ("ring8", "grid25")}
+        from minigan.gan.toys import MIXTURES
+
+        return {name: Images(None, None) for name in MIXTURES}
     from minigan.data import load
     from minigan.gan.run import description
 
@@ -153,19 +163,28 @@ def prepare(args: argparse.Namespace, images: dict[str, Images], table: dict[str
     costs = {row: cost for row, cost in table["calibration"].items() if cost["settings"] == settings[row]}
     missing = [row for row in args.chosen if row not in BASELINES and row not in costs]
     if missing:
-        anchor = next((row for row in costs if "seconds" in costs[row]), None)
-        rows = [*([] if anchor is None else [anchor]), *missing]
-        print(f"Seconds per update of {', '.join(rows)}, which take turns", flush=True)
-        source = next(iter(images.values())).source
-        found = scaled(ask("calibration", "calibrate", table=args.table, rows=rows, source=source), anchor, costs)
+        found = calibrated(args.table, missing, costs, next(iter(images.values())).source)
         table["calibration"] |= {row: {**cost, "settings": settings[row]} for row, cost in found.items()}
         put(path, table)
 
 
-def scaled(found: dict[str, Any], anchor: str | None, known: dict[str, Any]) -> dict[str, Any]:
-    """What was found of new rows, as it would have been beside the known ones: `anchor` was timed with both."""
-    if anchor is None:
+def calibrated(table: str, missing: list[str], known: dict[str, Any], source: str | None) -> dict[str, Any]:
+    """What an update costs the missing rows: beside the first known one that can still be timed, else of all anew."""
+
+    def timed(rows: list[str]) -> dict[str, Any]:
+        print(f"Seconds per update of {', '.join(rows)}, which take turns", flush=True)
+        found: dict[str, Any] = ask("calibration", "calibrate", table=table, rows=rows, source=source)
         return found
+
+    for anchor in (row for row in known if "seconds" in known[row]):
+        found = timed([anchor, *missing])
+        if "seconds" in found[anchor]:
+            return scaled(found, anchor, known)
+    return timed([*known, *missing])
+
+
+def scaled(found: dict[str, Any], anchor: str, known: dict[str, Any]) -> dict[str, Any]:
+    """What was found of new rows, as it would have been beside the known ones: `anchor` was timed with both."""
     ratio = known[anchor]["seconds"] / found[anchor]["seconds"]
     return {
         row: {"seconds": ratio * cost["seconds"]} if "seconds" in cost else cost
@@ -283,14 +302,16 @@ def command(args: argparse.Namespace) -> str:
 
 
 def copy_pictures(args: argparse.Namespace, results: Results) -> None:
-    """The samples of each row's first seed, to where docs/zoo.md shows them."""
-    for task in (run["task"] for run in results["runs"] if run["task"]["seed"] == 0):
-        name = slug(task["row"], Path(task["data"]).name)
+    """The samples of each row's first seed, to where docs/zoo.md shows them. Of a run that failed, none stays there."""
+    for run in (run for run in results["runs"] if run["task"]["seed"] == 0):
+        name = slug(run["task"]["row"], Path(run["task"]["data"]).name)
         source, target = args.out / args.table / f"{name}-0.png", f"docs/images/zoo/{slug(args.table, name)}.png"
-        if source.exists():
-            with named(args.docs / target):
+        with named(args.docs / target):
+            if run["failed"] is None and source.exists():
                 (args.docs / target).parent.mkdir(parents=True, exist_ok=True)
                 replace(args.docs / target, partial(shutil.copyfile, source))
+            else:
+                (args.docs / target).unlink(missing_ok=True)
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -298,10 +319,11 @@ def measure(args: argparse.Namespace) -> None:
     if args.table != TOYS:
         check_recipes(args.chosen)
     results, document = args.docs / f"benchmarks/results/zoo-{args.table}.json", args.docs / "docs/results.md"
-    check_marks(document, marks_of(args.table))
-    for path in (results, document):  # what cannot be written at the end, is better known now
-        with named(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    if args.writes:  # what cannot be written at the end, is better known now
+        check_marks(document, marks_of(args.table))
+        for path in (results, document):
+            with named(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
     images = images_of(args)
     table = agree(args, images)
     present(table["machine"])
@@ -309,6 +331,9 @@ def measure(args: argparse.Namespace) -> None:
     runs = train(args, images, table)
     found = {**table, "command": command(args), "seeds": args.seeds, "rows": args.chosen, "runs": runs}
     print(in_words(found))
+    if not args.writes:
+        print("Some of the rows: only printed; name a folder by --docs to have it written.", file=sys.stderr)
+        return
     put(results, found)
     copy_pictures(args, found)
     picture(found, args.docs / f"docs/images/zoo-{args.table}.png")
@@ -319,7 +344,8 @@ def main(words: Sequence[str] | None = None) -> int:
     args = arguments(words)
     if args.table != PAGE:
         measure(args)
-    write_page(args.docs)
+    if args.writes:
+        write_page(args.docs)
     return 0
 
 

@@ -11,28 +11,17 @@ import numpy as np
 import sections
 from quality_report import rank_correlation
 from sections import markdown, spread
-from zoo_rows import (
-    BASELINES,
-    FIGURES,
-    PAIRED,
-    PAPER_FID,
-    ROUNDS,
-    SCORED,
-    TABLES,
-    TOY_UPDATES,
-    TOYS,
-    UPDATES,
-    slug,
-)  # fmt: skip
+from zoo_rows import BASELINES, FIGURES, PAPER_FID, ROUNDS, TABLES, TOY_UPDATES, TOYS, UPDATES, slug
 
 from minigan.files import named, replace
 from minigan.gan.compare import table as aligned
+from minigan.gan.toys import PAIRED, SCORED
 
 Results = dict[str, Any]
 
 ROOT = Path(__file__).parent.parent
 
-HEADLINES = ("fid", "label_accuracy", "category_error", "triangle_f1", "modes_filled", "high_quality")
+HEADLINES = ("fid", "label_accuracy", "triangle_f1", "modes_filled", "high_quality")
 """The figures that docs/zoo.md shows."""
 
 ALONE = "without a game"
@@ -47,8 +36,8 @@ CLASSIFIED = (
 )
 LABELLED = (
     "*Label accuracy* is the share of the samples that the classifier reads as what they were asked to be; *nearest-"
-    "label error* the share of test images whose nearest sample, in pixels, has another label. A system that never saw "
-    "labels is scored after the best one-to-one matching of its categories with the classes: *category error*."
+    "label error* the share of test images whose nearest sample, in pixels, has another label. Categories that nobody "
+    "taught, as InfoGAN's, are each taken for the label that fits best, one to one, on the samples that it scores."
 )
 TRIANGLES = (
     "*Triangles: precision* is the share of 2,000 samples that are nearly a triangle, *recall* the share of 300 test "
@@ -63,6 +52,9 @@ IN_THE_PLANE = (
     "weights; step sizes, and updates of D for each of G, are their own (minigan/gan/toys.py)."
 )
 
+
+LOST = "\N{DAGGER}"
+"""Beside a mean of the runs that did not fail."""
 
 OWN_SETTINGS = ", by the recipes' own settings but for the keys that stand in the row"
 
@@ -86,6 +78,17 @@ def mean(results: Results, row: str, data: str, key: str) -> float:
     return float(np.mean(known)) if known else nan
 
 
+def failed(results: Results, row: str, data: str) -> int:
+    """How many of the runs."""
+    return sum(run["failed"] is not None for run in of(results, row, data))
+
+
+def cell(results: Results, row: str, data: str, key: str) -> str:
+    """Mean and deviation of the runs that have the figure, marked where others failed; "-" if none has it."""
+    text = spread(values(results, row, data, key), FIGURES[key][1])
+    return text + LOST if failed(results, row, data) and text != "-" else text
+
+
 def figures_of(results: Results, data: str) -> list[str]:
     """Which there are, in the order of FIGURES."""
     found = {key for run in results["runs"] if run["task"]["data"] == data for key in run["figures"]}
@@ -105,24 +108,25 @@ def floors(results: Results, data: str) -> dict[str, float]:
 def ends(results: Results, data: str) -> tuple[list[str], list[list[str]]]:
     """The table of one of the data sets."""
     keys = figures_of(results, data)
-    head = ["system", "updates of G", *(FIGURES[key][0] for key in keys), "failed"]
+    head = ["system", "updates of G", "seconds", *(FIGURES[key][0] for key in keys), "failed"]
     rows = []
     for row in results["rows"]:
         runs = of(results, row, data)
         steps = runs[0]["task"]["steps"]
         effort = "" if steps is None else f"{steps:,}"
-        cells = [spread(values(results, row, data, key), FIGURES[key][1]) for key in keys]
-        failed = sum(run["failed"] is not None for run in runs)
-        rows.append([f"`{row}`", effort, *cells, f"{failed} of {len(runs)}"])
+        seconds = [run["seconds"] for run in runs if run["seconds"] is not None]
+        cells = [f"{np.mean(seconds):.1f}" if seconds else "-", *(cell(results, row, data, key) for key in keys)]
+        rows.append([f"`{row}`", effort, *cells, f"{failed(results, row, data)} of {len(runs)}"])
     if found := floors(results, data):
         cells = [format(found[key], FIGURES[key][1]) if key in found else "" for key in keys]
-        rows.append(["test images", "", *cells, ""])
+        rows.append(["test images", "", "", *cells, ""])
     return head, rows
 
 
 def ranks(results: Results, data: str) -> tuple[list[str], list[list[str]]]:
-    """Of the rows that have an FID here and in the paper: both, and their ranks."""
-    here = {row: mean(results, row, data, "fid") for row in results["rows"] if row in PAPER_FID}
+    """Of the rows that have an FID here and in the paper, and of which no run failed: both, and their ranks."""
+    whole = [row for row in results["rows"] if row in PAPER_FID and not failed(results, row, data)]
+    here = {row: mean(results, row, data, "fid") for row in whole}
     here = {row: value for row, value in here.items() if value == value}
     there = {row: float(PAPER_FID[row].split()[0]) for row in here}
     ours, theirs = sorted(here, key=here.__getitem__), sorted(there, key=there.__getitem__)
@@ -140,11 +144,13 @@ def rank_paragraphs(results: Results) -> list[str]:
     head, rows = ranks(results, "MNIST")
     if len(rows) < 3:
         return []
+    left = [f"`{row}`" for row in results["rows"] if row in PAPER_FID and failed(results, row, "MNIST")]
     order = rank_correlation(*(np.array([float(row[i]) for row in rows]) for i in (2, 4)))
     return [
         "Lucic et al., *Are GANs created equal?*, 2018, give each system large nets, many settings, and Inception's "
         "features, and report the best FID of each. Their figures on MNIST, recalled, beside ours; only the order may "
-        f"be compared: Spearman's coefficient of the two is {order:.2f}.",
+        f"be compared: Spearman's coefficient of the two is {order:.2f}."
+        + (f" No rank, since runs failed: {', '.join(left)}." if left else ""),
         markdown(head, rows),
     ]
 
@@ -168,18 +174,26 @@ def in_words(results: Results) -> str:
 def method(results: Results) -> str:
     """How the runs were made, in one paragraph."""
     here, seeds = results["machine"], results["seeds"]
-    machine = f"Machine: {here['cpu']}. Mean ± standard deviation over the seeds that did not fail."
-    runs = f"{seeds} run{'s' if seeds > 1 else ''} of each system"
+    machine = f"Machine: {here['cpu']}. Mean ± standard deviation over the seeds"
+    machine += f"; {LOST}: of those that did not fail." if any(run["failed"] for run in results["runs"]) else "."
+    runs = f"{counted(seeds, 'run')} of each system"
     plane = results["table"] == TOYS
     rounds, turn = ROUNDS, TOY_UPDATES if plane else UPDATES
     return (
-        f"{runs}, each for {results['seconds']} seconds of training in a process with one thread, on "
+        f"{runs}, each for {counted(results['seconds'], 'second')} of training in a process with one thread, on "
         f"{' and '.join(results['images'])}"
         f"{'' if plane else OWN_SETTINGS}. The "
         f"seconds are counted in updates: beforehand all systems took turns, {rounds} turns of {turn} updates of G "
-        "each, and the median time of the processor says how many updates fit. So runs come out the same again, on "
-        f"however busy a machine. {machine}"
+        "each, and the median time of the processor says how many updates fit. With these numbers, which are in the "
+        "JSON, runs come out the same again, on however busy a machine; measured anew they differ by some percent, and "
+        "so do they between systems whose updates cost the same. *Seconds* is what the runs then took. "
+        f"{machine}"
     )
+
+
+def counted(number: int, thing: str) -> str:
+    """In words: "1 second", "2 seconds"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def paragraphs(results: Results) -> list[str]:
@@ -197,7 +211,7 @@ def paragraphs(results: Results) -> list[str]:
         *text,
         *rank_paragraphs(results),
         *failures(results),
-        *([f"![{titles}: a dot a run](images/zoo-{name}.png)"] if titles else []),
+        *([f"![{titles}: a dot a run, a cross one that failed](images/zoo-{name}.png)"] if titles else []),
         f"Samples: [zoo.md](zoo.md). All figures: [benchmarks/results/zoo-{name}.json]"
         f"(../benchmarks/results/zoo-{name}.json).",
     ]
@@ -211,11 +225,13 @@ def panels_of(results: Results) -> list[tuple[str, str]]:
 
 
 def picture(results: Results, path: Path) -> None:
-    """A line a row, a dot a run, real images dashed; no file where nothing was measured."""
+    """A line a row, a dot a run, at the edge a cross one that failed, real images dashed; no file of no figures."""
     from matplotlib.figure import Figure
 
     panels, rows = panels_of(results), results["rows"]
     if not panels:
+        with named(path):
+            path.unlink(missing_ok=True)  # of an earlier table
         return
     figure = Figure(figsize=(5 * len(panels) + 1, 0.28 * len(rows) + 1.2), layout="constrained")
     every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -224,6 +240,8 @@ def picture(results: Results, path: Path) -> None:
             found = values(results, row, data, key)
             axes.plot(found, [i] * len(found), "o", color="C0", alpha=0.5, markersize=5)
             axes.plot(mean(results, row, data, key), i, "|", color="black", markersize=12)
+            edge = [0.98 - 0.03 * n for n in range(failed(results, row, data))]  # in parts of the panel
+            axes.plot(edge, [i] * len(edge), "x", color="C3", transform=axes.get_yaxis_transform())
         real = floors(results, data).get(key)
         if real is not None and key != "fid":  # so far from all others that these would stand in one line
             axes.axvline(real, color="grey", linestyle="--", linewidth=1)
@@ -271,10 +289,11 @@ def page(tables: list[Results], docs: Path) -> str:
         families[recipe.family].append([*cells, escaped(recipe.paper)])
     text = [
         "# The zoo",
-        "Every system that minigan trains: samples of the first seed, what is minimised, where that stands, what was "
-        "measured, and who had the idea. `minigan train` takes what stands first in a cell. This page is written by "
-        "`python benchmarks/zoo.py page` from the tables of [results.md](results.md), which say how everything was "
-        "measured.",
+        "Every system that minigan trains, and some without a game beside them: samples of the first seed, what is "
+        "minimised, where that stands, what was measured, and who had the idea. `minigan train` takes what stands "
+        "first in a cell, but for what is *without a game* or *in the plane*, where no recipe stands. This page is "
+        "written by `python benchmarks/zoo.py page` from the tables of [results.md](results.md), which say how "
+        "everything was measured.",
         *(f"    {results['command']}" for results in tables),
     ]
     head = ["samples", "system", "measured", "paper"]
@@ -321,13 +340,10 @@ def measured(tables: list[Results], row: str) -> str:
     for results in tables:
         for data in results["images"] if row in results["rows"] else ():
             keys = [key for key in HEADLINES if key in figures_of(results, data)]
-            found = [
-                f"{FIGURES[key][0]} {spread(values(results, row, data, key), FIGURES[key][1])}"
-                for key in keys
-                if mean(results, row, data, key) == mean(results, row, data, key)
-            ]
-            failed = sum(run["failed"] is not None for run in of(results, row, data))
-            found += [f"{failed} of {results['seeds']} failed"] if failed else []
+            cells = [(key, cell(results, row, data, key)) for key in keys]
+            found = [f"{FIGURES[key][0]} {text}" for key, text in cells if text != "-"]
+            lost = failed(results, row, data)
+            found += [f"{lost} of {results['seeds']} failed"] if lost else []
             length = f" in {results['seconds']} s" if results["seconds"] else ""
             lines.append(f"{data}{length}: {', '.join(found)}")
     return "<br>".join(lines)

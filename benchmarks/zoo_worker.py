@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from zoo_rows import FAKES, PAIRED, ROUNDS, SCORED, TOY_UPDATES, TOYS, UPDATES
+from zoo_rows import FAKES, ROUNDS, TOY_UPDATES, TOYS, UPDATES
 
-from minigan.data import GRID25, RING8, DataSet, load
+from minigan.data import RING8, DataSet, Mixture, load
 from minigan.data.sources import TRIANGLES
 from minigan.files import replace
-from minigan.gan import train
 from minigan.gan.inversion import measure_triangles
 from minigan.gan.pictures import to_bytes
 from minigan.gan.recipes import RECIPES
 from minigan.gan.run import Training
 from minigan.gan.sampling import latent_vectors, shown_codes
-from minigan.metrics import Reference, infogan_error, label_scores, matched_labels, train_classifier
+from minigan.gan.train import Logs, train
+from minigan.metrics import Reference, label_scores, train_classifier
 from minigan.metrics.images import pixels
 from minigan.metrics.report import rarest_share
 from minigan.nn import Module
@@ -33,9 +33,6 @@ from minigan.random import Generator
 
 Array = NDArray[Any]
 Answer = dict[str, Any]
-
-FAILURES = (FloatingPointError, ValueError)
-"""A loss that is not finite; a refusal."""
 
 WARM = 3
 """Updates of G before any is timed."""
@@ -45,21 +42,33 @@ GREYS = 32
 """Shades in a picture of samples: as good to look at as 256, in half the bytes."""
 
 
+class Refused(Exception):
+    """A recipe does not take these data: like numbers that are not finite, a result of a run. No other error is."""
+
+
 class Trainee:
-    """A training that takes some steps now, and some later."""
+    """A training that takes some steps now, and some later. `done`: how many it took; `seconds`: of the processor."""
 
     def __init__(self, row: str, data: DataSet, seed: int, steps: int) -> None:
         name, *words = row.split()
         recipe = RECIPES[name]
         settings = recipe.parse([*words, f"seed={seed}", f"steps={steps}"], row)
-        self.training, self.done = Training(recipe, settings, data), 0
+        try:
+            self.training = Training(recipe, settings, data)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        self.done, self.seconds = 0, 0.0
 
-    def steps(self, count: int) -> float:
-        """Takes so many; the seconds of the processor."""
+    def steps(self, count: int) -> None:
+        """Takes so many. FloatingPointError if a loss is not finite."""
         start, game, players = time.process_time(), self.training.game, self.training.parts.players
-        train(game, players, self.done + count, first=self.done + 1)
-        self.done += count
-        return time.process_time() - start
+        try:
+            train(game, players, self.done + count, [self._count], first=self.done + 1)
+        finally:
+            self.seconds += time.process_time() - start
+
+    def _count(self, step: int, logs: Logs) -> None:
+        self.done = step
 
 
 class Samples(NamedTuple):
@@ -70,32 +79,49 @@ class Samples(NamedTuple):
     shown: Array  # some for a picture
     columns: int
     labels: Array | None = None  # that the fakes were asked to have
-    trainee: Trainee | None = None
+    training: Training | None = None
+
+
+class Points(NamedTuple):
+    """The same of a run in the plane."""
+
+    seconds: float
+    fakes: Array  # (SCORED, 2)
+    real: Array  # (PAIRED, 2)
+    mixture: Mixture
+    critic: Module | None = None
 
 
 # ---- before the runs -----------------------------------------------------------------------------------------------
 
 
 def calibrate(table: str, rows: Sequence[str], source: str | None) -> Answer:
-    """Row -> {"seconds": of an update of G}, or {"failed": why}. All take turns, so that all meet the same machine.
+    """Row -> {"seconds": of an update of G}, or {"failed": why} if it is refused, whatever the seed.
 
-    A training that fails on the way has the turns before.
+    All take turns, so that all meet the same machine. A training that diverges begins anew, and goes on taking turns:
+    that it fails, only its runs say.
     """
     if table == TOYS:
         return {row: {"seconds": seconds} for row, seconds in calibrated_toys(rows).items()}
-    data, found = load(source), dict[str, Any]()
-    trainees, times = dict[str, Trainee](), {row: list[float]() for row in rows}
+    data, found, trainees = load(source), dict[str, Any](), dict[str, Trainee]()
+    for row in rows:
+        try:
+            trainees[row] = Trainee(row, data, 0, WARM + ROUNDS * UPDATES)
+        except Refused as error:
+            found[row] = {"failed": str(error)}
+    times = {row: list[float]() for row in trainees}
     for turn in range(ROUNDS + 1):
-        for row in [row for row in rows if row not in found]:
+        for row, trainee in trainees.items():
+            seconds, done = trainee.seconds, trainee.done
             try:
-                if turn == 0:
-                    trainees[row] = Trainee(row, data, 0, WARM + ROUNDS * UPDATES)
-                    trainees[row].steps(WARM)
-                else:
-                    times[row].append(trainees[row].steps(UPDATES) / UPDATES)
-            except FAILURES as error:
-                found[row] = {"failed": str(error)}
-    return found | {row: {"seconds": median(seconds)} for row, seconds in times.items() if seconds}
+                trainee.steps(UPDATES if turn else WARM)
+                taken = trainee.done - done
+            except FloatingPointError:
+                taken = trainee.done - done + 1  # the last of them as far as it came
+                trainees[row] = Trainee(row, data, 0, WARM + ROUNDS * UPDATES)
+            if turn:  # in the first, kernels are loaded
+                times[row].append((trainee.seconds - seconds) / taken)
+    return found | {row: {"seconds": median(seconds)} for row, seconds in times.items()}
 
 
 def calibrated_toys(rows: Sequence[str]) -> dict[str, float]:
@@ -144,27 +170,31 @@ def floor(source: str | None, size: int) -> Answer:
 
 
 def run(path: str, source: str | None, task: Answer) -> Answer:
-    """Trains, measures, writes a picture beside `path`, and then `path`: all that zoo.py wants to know of it."""
+    """Trains, measures, writes a picture beside `path`, and then `path`: all that zoo.py wants to know of it.
+
+    A training that is refused, or that diverges, is a result. Any other error is a fault, which leaves no file.
+    """
     result: Answer = {"task": task, "failed": None, "seconds": None, "figures": {}}
+    data, image = None if task["table"] == TOYS else load(source), Path(path).with_suffix(".png")
     try:
-        if task["table"] == TOYS:
-            result["seconds"], result["figures"], picture = toy(task)
-        else:
-            data = load(source)
-            samples = (naive_bayes if task["row"] == "naive-bayes" else trained)(data, task)
-            result["seconds"], result["figures"] = samples.seconds, measured(data, samples)
-            picture = grid(samples.shown, samples.columns)
-        replace(Path(path).with_suffix(".png"), lambda part: _save(picture, part))
-    except FAILURES as error:
+        samples = toy(task) if data is None else from_images(data, task)
+    except (FloatingPointError, Refused) as error:
         result["failed"] = str(error)
+        image.unlink(missing_ok=True)  # there may be one of an earlier run
+    else:
+        result["seconds"], (result["figures"], picture) = samples.seconds, measured(data, samples)
+        replace(image, lambda part: _save(picture, part))
     replace(Path(path), lambda part: Path(part).write_text(json.dumps(result, indent=1) + "\n"))
     return {"failed": result["failed"]}
 
 
-def trained(data: DataSet, task: Answer) -> Samples:
-    """FloatingPointError if the training, or what it makes, is not finite."""
+def from_images(data: DataSet, task: Answer) -> Samples:
+    """Refused; FloatingPointError if the training, or what it makes, is not finite."""
+    if task["row"] == "naive-bayes":
+        return naive_bayes(data, task)
     trainee = Trainee(task["row"], data, task["seed"], task["steps"])
-    seconds, training = trainee.steps(task["steps"]), trainee.training
+    trainee.steps(task["steps"])
+    training = trainee.training
     recipe, settings = training.recipe, training.settings
     codes, prior = latent_vectors(recipe, settings, "evaluation", FAKES), recipe.latent(settings)
     some, columns = shown_codes(recipe, settings)
@@ -172,7 +202,7 @@ def trained(data: DataSet, task: Answer) -> Samples:
     if not np.isfinite(fakes).all():
         raise FloatingPointError(f"step {task['steps']}: G makes images that are not finite")
     labels = prior.labels(codes) if prior.categories and data.labels is not None else None
-    return Samples(seconds, fakes, shown, columns, labels, trainee)
+    return Samples(trainee.seconds, fakes, shown, columns, labels, training)
 
 
 def naive_bayes(data: DataSet, task: Answer) -> Samples:
@@ -186,62 +216,58 @@ def naive_bayes(data: DataSet, task: Answer) -> Samples:
     return Samples(seconds, fakes, fakes[some], len(classes), labels if data.labels is not None else None)
 
 
-def measured(data: DataSet, samples: Samples) -> Answer:
-    fakes, trainee = samples.fakes, samples.trainee
-    judge = Judge(data, fakes.shape[1])
-    found = judge.figures(fakes)
-    if samples.labels is not None and judge.classifier is not None:
-        found |= label_figures(data, samples, judge)
-    if data.name == TRIANGLES and trainee is not None:
-        assert data.test_images is not None
-        training = trainee.training
-        size = training.recipe.latent(training.settings).size
-        found |= measure_triangles(training.sampler, size, fakes, data.images, data.test_images)
-    return found
-
-
-def label_figures(data: DataSet, samples: Samples, judge: Judge) -> Answer:
-    """Whether the samples are of the classes that they should be of: those that fit best, of categories untaught."""
-    labels, classifier, found = samples.labels, judge.classifier, dict[str, float]()
-    assert labels is not None
-    assert classifier is not None
-    assert data.labels is not None
-    assert data.test_images is not None
-    assert data.test_labels is not None
-    if samples.trainee is not None and not samples.trainee.training.recipe.conditional:
-        read = classifier.predict(samples.fakes)
-        found["category_error"], labels = infogan_error(labels, read), matched_labels(labels, read)
-    tests = data.test_images, data.test_labels
-    return found | label_scores(samples.fakes, labels, data.images, data.labels, *tests, classifier)
-
-
-def toy(task: Answer) -> tuple[float, Answer, Array]:
-    """Seconds, figures and a picture of a system in the plane."""
+def toy(task: Answer) -> Points:
+    """A system in the plane. FloatingPointError as `from_images`."""
     from minigan.gan import toys
     from minigan.gan.baselines import em_gaussian_mixture
 
     row, seed = task["row"], task["seed"]
-    mixture, judge = {"ring8": RING8, "grid25": GRID25}[task["data"]], Generator(seed, "zoo")
+    mixture, judge = toys.MIXTURES[task["data"]], Generator(seed, "zoo")
     mixture.sample(1, judge)  # loads the kernels; and so does a step, below
     if row in toys.TOYS:
         toys.play(row, mixture, seed, steps=1)
     start, critic = time.process_time(), None
     if row == "perfect":
-        fakes = mixture.sample(SCORED, judge)
+        fakes = mixture.sample(toys.SCORED, judge)
     elif row == "em":
         points = mixture.sample(FAKES, Generator(seed, "data"))
-        fakes = em_gaussian_mixture(points, len(mixture.means), Generator(seed, "em")).sample(SCORED, judge)
+        fakes = em_gaussian_mixture(points, len(mixture.means), Generator(seed, "em")).sample(toys.SCORED, judge)
     else:
         if row == "untrained":
             G: Module = toys.mlp(2, Generator(seed, "init"))
         else:
             G, D = toys.play(row, mixture, seed, task["steps"])
             critic = D if toys.TOYS[row].objective.critic else None
-        fakes = toys.compute(G, judge.normal((SCORED, toys.LATENT)))
+        fakes = toys.compute(G, judge.normal((toys.SCORED, toys.LATENT)))
     seconds = time.process_time() - start
     if not np.isfinite(fakes).all():
         raise FloatingPointError("G makes points that are not finite")
-    return seconds, toys.evaluate(mixture, fakes, mixture.sample(PAIRED, judge), critic), scatter(fakes)
+    return Points(seconds, fakes, mixture.sample(toys.PAIRED, judge), mixture, critic)
+
+
+# ---- what is measured of it ----------------------------------------------------------------------------------------
+
+
+def measured(data: DataSet | None, samples: Samples | Points) -> tuple[Answer, Array]:
+    """Figures, and a picture."""
+    if isinstance(samples, Points):
+        from minigan.gan.toys import evaluate
+
+        return evaluate(samples.mixture, samples.fakes, samples.real, samples.critic), scatter(samples.fakes)
+    assert data is not None
+    assert data.test_images is not None  # a Judge refuses others
+    fakes, training = samples.fakes, samples.training
+    judge = Judge(data, fakes.shape[1])
+    found = judge.figures(fakes)
+    if samples.labels is not None and judge.classifier is not None:
+        assert data.labels is not None
+        assert data.test_labels is not None
+        tests, taught = (data.test_images, data.test_labels), training is None or training.recipe.conditional
+        found |= label_scores(fakes, samples.labels, data.images, data.labels, *tests, judge.classifier, taught)
+    if data.name == TRIANGLES and training is not None:
+        size = training.recipe.latent(training.settings).size
+        found |= measure_triangles(training.sampler, size, fakes, data.images, data.test_images)
+    return found, grid(samples.shown, samples.columns)
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------------

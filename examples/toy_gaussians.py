@@ -23,17 +23,15 @@ from tqdm import tqdm
 
 import minigan
 from minigan import gan
-from minigan.data import GRID25, RING8, Mixture
+from minigan.data import Mixture
 from minigan.gan.run_folder import RunFolder
-from minigan.gan.toys import LATENT, TOYS, compute, evaluate, field, mlp, play
+from minigan.gan.toys import LATENT, MIXTURES, PAIRED, SCORED, TOYS, compute, evaluate, field, mlp, play
 from minigan.metrics import exact_w1
 from minigan.nn import Module
 from minigan.random import Generator
 
-SCORED, PAIRED = 2500, 1000  # fakes for the modes; the first of them for the Wasserstein distance
 EDGE = 2.2  # of the pictures
 FRAMES, SIDE, LEVELS, ARROWS = 40, 360, 16, 20  # of an animation; pixels, shades of D's output, arrows a side
-MIXTURES = {mixture.name: mixture for mixture in (RING8, GRID25)}
 Row = dict[str, float]
 
 
@@ -125,7 +123,7 @@ def frame(mixture: Mixture, title: str, objective: gan.Objective, fakes: Any, D:
     real = mixture.sample(500, Generator(0, "picture"))
     at = EDGE * (2 * (np.arange(ARROWS, dtype=np.float32) + 0.5) / ARROWS - 1)
     tails = np.stack(np.meshgrid(at, at), axis=-1).reshape(-1, 2)
-    push = field(objective, D, tails, real)
+    push = field(objective, D, tails, real, fakes)
     push = push / np.maximum(np.linalg.norm(push, axis=1, keepdims=True), 1)
     for tail, tip in zip(pixels(tails), pixels(tails + 1.8 * EDGE / ARROWS * push), strict=True):
         draw.line([*tail, *tip], fill=black)

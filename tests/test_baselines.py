@@ -74,6 +74,14 @@ def test_a_gaussian_that_has_lost_all_points_does_no_harm() -> None:
     assert np.isfinite(fit.sample(100, Generator(0, "s"))).all()
 
 
+@pytest.mark.parametrize("scale", [1e-130, 1e130])
+def test_small_and_large_units_are_no_other_points(scale: float) -> None:
+    x = Generator(0, "x").normal((40, 2), np.float64)
+    one, other = (em_gaussian_mixture(points, 3, Generator(0, "em"), 20) for points in (x, scale * x))
+    np.testing.assert_allclose(other.means / scale, one.means, rtol=1e-6)
+    np.testing.assert_allclose(other.covariances / scale / scale, one.covariances, rtol=1e-6)
+
+
 def test_density_is_scipys() -> None:
     stats = pytest.importorskip("scipy.stats")
     x = 3 * Generator(0, "x").normal((40, 2), np.float64)
@@ -116,6 +124,18 @@ def test_em_refuses() -> None:
             "Gaussians, or give more points",
         ),
         (same, 1, "K = 1 needs at least 2 different points, but of 10 points 1 are different; .*"),
+        (
+            1e-170 * same * [[i] for i in range(10)], 1,
+            "the points span 9e-170, and float64 cannot hold the squares of such distances; scale the points first, "
+            "so that they span about 1",
+        ),
+        (1e200 * x.astype(float), 2, r"the points span \d\.\d+e\+200, and float64 cannot hold .*"),
+        (1e308 * np.array([[1.0], [-1.0]]), 1, "the points span inf, and float64 cannot hold .*"),
+        (
+            np.array([[0.0], [1e-170], [1.0]]), 3,
+            "K = 3, but the other points are so near to 2 of them that the squares of the distances are 0 in float64; "
+            "ask for fewer Gaussians",
+        ),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"^em_gaussian_mixture: {message}$"):
             em_gaussian_mixture(points, K, g)

@@ -496,7 +496,7 @@ SENSELESS = {
     "doctor gan": "minigan doctor: takes --json and nothing else",
     "sample first second": f"minigan sample: 'first' and 'second' are too many: {FOLDER.format('sample')}",
     "sample first count=0": "minigan sample: count=0: '0' is not a whole number above 0",
-    "sample first class=x": "minigan sample: label=x: 'x' is not a whole number of at least 0, or none",
+    "sample first class=x": "minigan sample: class=x: 'x' is not a whole number of at least 0, or none",
     "sample first class=1 label=1": "minigan sample: label is given twice, as '1' and '1'; leave one out",
     "interpolate first path=spline": "minigan interpolate: path=spline: 'spline' is not one of slerp, lerp",
     "interpolate first steps=1": "minigan interpolate: steps=1: '1' is not a whole number of at least 2",
@@ -531,8 +531,8 @@ WRONG = {
     "sample second checkpoint=best": "minigan sample: no checkpoint in second/checkpoints was evaluated "
     "(evaluate_every=); take the latest",
     "sample first out=second": "minigan sample: second exists already; choose another name, or an empty folder",
-    "sample first class=7": "minigan sample: label=7: the labels of ",
-    "sample bare class=1": "minigan sample: label=1 needs labels and a test set, which ",
+    "sample first class=7": "minigan sample: class=7: the labels of ",
+    "sample bare class=1": "minigan sample: class=1 needs labels and a test set, which ",
     "interpolate first out=second": "minigan interpolate: second exists already; choose another name",
     "evaluate first data=nowhere": "minigan evaluate: load: there is no nowhere; choose",
     **{

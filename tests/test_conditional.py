@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 
 from minigan.data import DataSet
 from minigan.gan.conditional import (
-    ClassNormed,
+    ClassConditionalGenerator,
     LabelledConv2d,
     ProjectionDiscriminator,
     auxiliary_players,
     conditional_generator,
     conditional_players,
     info_players,
+    information_loss,
     labelled,
     matching_players,
     one_hot,
-    surprise,
     wrong_labels,
 )
 from minigan.gan.latent import Latent
@@ -175,7 +175,7 @@ def test_each_class_has_gains_of_its_own() -> None:
     net = dcgan_generator(28, 1, 2, PRIOR.size)
     with net[1].weight.writing() as array:  # type: ignore[attr-defined]
         array[..., NOISE:] = 0
-    G = ClassNormed(net, PRIOR).eval()
+    G = ClassConditionalGenerator(net, PRIOR).eval()
     assert not any(isinstance(module, BatchNorm2d) for module in G.modules())
     codes = PRIOR.relabel(PRIOR.draw(Generator(0, "codes"), 2 * CLASSES), np.arange(2 * CLASSES) % CLASSES)
     plain = G(Tensor(codes)).array
@@ -389,10 +389,10 @@ def test_information_is_at_most_the_entropy(values: int, uniform: int, seed: int
     prior = Latent(2, (values,), uniform)
     codes = prior.draw(Generator(seed, "codes"), 20)
     guess = np.float32(scale) * Generator(seed, "guess").normal((20, values + uniform))
-    assert surprise(prior, Tensor(codes), Tensor(guess))[1]["information"] <= log(values) + 1e-6
+    assert information_loss(prior, Tensor(codes), Tensor(guess))[1]["information"] <= log(values) + 1e-6
     sure = 100 * codes[:, 2:]
-    assert surprise(prior, Tensor(codes), Tensor(sure))[1]["information"] == pytest.approx(log(values))
-    assert surprise(prior, Tensor(codes), Tensor(0 * guess))[1]["information"] == pytest.approx(0, abs=1e-6)
+    assert information_loss(prior, Tensor(codes), Tensor(sure))[1]["information"] == pytest.approx(log(values))
+    assert information_loss(prior, Tensor(codes), Tensor(0 * guess))[1]["information"] == pytest.approx(0, abs=1e-6)
 
 
 def test_information_is_what_a_noisy_image_tells() -> None:
@@ -405,10 +405,13 @@ def test_information_is_what_a_noisy_image_tells() -> None:
     channel = np.full((K, K), (1 - right) / (K - 1))
     np.fill_diagonal(channel, right)
     mutual = log(K) + (channel[0] * np.log(channel[0])).sum()
-    best = surprise(prior, Tensor(codes), Tensor(np.log(channel)[seen]))[1]["information"]
+    best = information_loss(prior, Tensor(codes), Tensor(np.log(channel)[seen]))[1]["information"]
     assert best == pytest.approx(mutual, abs=0.01)
     for power in (0.5, 2.0):
-        assert surprise(prior, Tensor(codes), Tensor(power * np.log(channel)[seen]))[1]["information"] < best - 0.01
+        assert (
+            information_loss(prior, Tensor(codes), Tensor(power * np.log(channel)[seen]))[1]["information"]
+            < best - 0.01
+        )
 
 
 @pytest.mark.parametrize("prior", [64, Latent(64), Latent(8, (), 2)])

@@ -2,12 +2,16 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+
+from minigan.gan.recipes import RECIPES
+from minigan.options import fields_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,3 +111,72 @@ def test_the_added_op_works_without_numba(tmp_path: Path) -> None:
 def test_help(example: str, tmp_path: Path) -> None:
     assert run(example, tmp_path, "--help").startswith(f"usage: {example} [-h]")
     assert not list(tmp_path.iterdir())
+
+
+DCGAN = runpy.run_path(str(ROOT / "examples" / "dcgan_mnist.py"))
+
+
+def asked(words: str, capsys: pytest.CaptureFixture[str], code: int) -> tuple[str, str]:
+    """What dcgan_mnist.py prints of words that start no training."""
+    with pytest.raises(SystemExit) as exit_:
+        DCGAN["arguments"](words.split())
+    assert exit_.value.code == code
+    return capsys.readouterr()
+
+
+WRONG = {
+    "--objective wgan-clip --beta1 0": "--beta1 is not an option of wgan-clip; of its own it has --n-critic, "
+    "--long-phases, --clip",
+    "--one-sided": "--one-sided is not an option of gan; of its own it has --beta1, --beta2",
+    "--lr nan": "--lr nan: 'nan' is not a number above 0",
+    "--steps 1 --epochs 1": "steps and epochs both say how long to train; give one of them",
+    "--objective improved --equalized --d-norm spectral": "--equalized and --d-norm spectral: the spectral norm "
+    "divides out the scale that the other sets; take one of them",
+    "--objective improved --replay 50 --minibatch std": "--replay 50 and --minibatch std: D would judge how alike the "
+    "fakes of a batch are, half of which are not from this G; take one of them",
+    "--objective improved --minibatch std --batch-size 10": "--minibatch std compares groups of 4 images, which do not "
+    "divide --batch-size 10; give --batch-size 8",
+    "--objective improved --noise 0.1 --epochs 3": "--noise 0.1 falls to 0 over the run's steps, which --epochs 3 does "
+    "not say; give --noise-steps",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_dcgan_answers_in_flags_and_in_two_lines(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = asked(words, capsys, 2)
+    assert (out, err.splitlines()) == (
+        "",
+        [
+            "usage: dcgan_mnist.py [-h] [--objective NAME] [--OPTION VALUE ...]; --help lists all",
+            f"dcgan_mnist.py: error: {WRONG[words]}",
+        ],
+    )
+
+
+def test_dcgan_translates_keys_only() -> None:
+    as_flags, options = DCGAN["as_flags"], {option.name: option for option in fields_of(RECIPES["gan"].settings)}
+    text = "metrics=false, clip_norm=: out=a/b;c with other=1 and steps of the data"
+    assert as_flags(text, options) == "--no-metrics, --clip-norm: --out a/b;c with other=1 and steps of the data"
+
+
+def test_dcgan_says_where_a_key_means_something_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    out, _ = asked("--help", capsys, 0)
+    said = {line.split()[0]: " ".join(line.split()) for line in out.splitlines() if line.startswith("  --")}
+    assert said["--lr"].endswith(
+        "step size of the optimizers; sagan: step size of G's optimizer; infogan: step size of D's optimizer"
+    )
+    assert said["--d-lr"].endswith(
+        "step size of D's optimizer (none: lr) (improved); sagan: step size of D's optimizer"
+    )
+    assert "(wgan-clip, wgan-gp); sngan: updates of D for each of G" in said["--n-critic"]
+    assert said["--clip"].endswith("bound of the critic's weights (wgan-clip)")
+    flags = {flag for name in options_of_all() for flag in (f"--{name}", f"--no-{name}")}
+    assert {*said} - {"--objective"} <= flags
+    assert len(said) == len(options_of_all()) + 1
+
+
+def options_of_all() -> set[str]:
+    return {option.name.replace("_", "-") for recipe in RECIPES.values() for option in fields_of(recipe.settings)}

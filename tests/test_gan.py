@@ -1,5 +1,6 @@
 """Objectives in closed form, and the training loop: turns, freezing, failures, memory, convergence."""
 
+import copy
 import gc
 import math
 import re
@@ -30,7 +31,7 @@ from minigan.gan import (
     two_player,
 )
 from minigan.gan.latent import Latent
-from minigan.gan.train import frozen, judge, of_others, probability
+from minigan.gan.train import SAMPLEWISE, frozen, judge, of_others, probability
 from minigan.optim import SGD, Adam
 from minigan.random import Generator
 
@@ -270,6 +271,70 @@ def test_real_and_fake_are_one_batch_only_where_samples_are_judged_one_by_one() 
             for scores, x in zip(judged, (real, fake), strict=True):
                 np.testing.assert_allclose(scores.array, D(mg.Tensor(x)).array, rtol=1e-5, atol=1e-6)
     assert [len(scores) for scores in judge(nn.Sequential(*plain), real, fake[:3])] == [5, 3]
+
+
+IMAGES, ROWS = (3, 4, 4, 2), (3, 4)
+ONE_BY_ONE: dict[Any, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    nn.Sequential: (lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)), ROWS),
+    nn.Linear: (lambda: nn.Linear(4, 3), ROWS),
+    nn.Conv2d: (lambda: nn.Conv2d(2, 3, 3, 2, 1), IMAGES),
+    nn.ConvTranspose2d: (lambda: nn.ConvTranspose2d(2, 3, 4, 2, 1), IMAGES),
+    nn.LayerNorm: (lambda: nn.LayerNorm(2), IMAGES),
+    nn.InstanceNorm2d: (lambda: nn.InstanceNorm2d(2), IMAGES),
+    nn.AvgPool2d: (lambda: nn.AvgPool2d(2), IMAGES),
+    nn.MaxPool2d: (lambda: nn.MaxPool2d(2), IMAGES),
+    nn.Upsample: (lambda: nn.Upsample(2), IMAGES),
+    nn.Flatten: (nn.Flatten, IMAGES),
+    nn.Unflatten: (lambda: nn.Unflatten(2, 2, 1), ROWS),
+    **{
+        kind: (kind, IMAGES) for kind in (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.PixelNorm)
+    },
+    nn.SpectralNorm: (lambda: nn.SpectralNorm(nn.Conv2d(2, 3, 3)), IMAGES),
+    nn.EqualizedLR: (lambda: nn.EqualizedLR(nn.Conv2d(2, 3, 3)), IMAGES),
+    nn.SelfAttention: (lambda: attentive(2), IMAGES),
+    nn.GaussianNoise: (lambda: nn.GaussianNoise(0.5, Generator(0, "noise")), IMAGES),
+    nn.VirtualBatch: (lambda: nn.VirtualBatch(nn.Conv2d(2, 1, 3), reference(IMAGES)), IMAGES),
+    nn.VirtualBatchNorm1d: (lambda: nn.VirtualBatch(nn.VirtualBatchNorm1d(4), reference(ROWS)), ROWS),
+    nn.VirtualBatchNorm2d: (lambda: nn.VirtualBatch(nn.VirtualBatchNorm2d(2), reference(IMAGES)), IMAGES),
+}
+
+
+def attentive(channels: int) -> nn.SelfAttention:
+    layer = nn.SelfAttention(channels)
+    nn.init.constant_(layer.strength, 0.7)
+    return layer
+
+
+def reference(shape: tuple[int, ...]) -> Array:
+    return Generator(0, "reference").normal(shape)
+
+
+def depends_on_others(module: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a sample's output, in training mode, is another if the others of its batch are."""
+    x, others = (Generator(0, name).normal(shape) for name in ("x", "others"))
+    others[1] = x[1]
+    a, b = (copy.deepcopy(module)(mg.Tensor(batch)).array for batch in (x, others))
+    assert not np.array_equal(a[0], b[0])
+    return bool(abs(a[1] - b[1]).max() > 1e-5)
+
+
+@pytest.mark.parametrize("kind", sorted(SAMPLEWISE, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
+def test_a_module_that_is_known_to_treat_samples_one_by_one_does(kind: Any) -> None:
+    assert kind in ONE_BY_ONE, f"give ONE_BY_ONE an example of {kind.__name__}"
+    make, shape = ONE_BY_ONE[kind]
+    module = make()
+    assert kind in map(type, module.modules())
+    assert not depends_on_others(module, shape)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.BatchNorm2d(2), nn.MinibatchStdDev(None), nn.Sequential(nn.Flatten(), nn.MinibatchDiscrimination(32, 3, 2))],
+    ids=["BatchNorm2d", "MinibatchStdDev", "MinibatchDiscrimination"],
+)
+def test_a_module_that_compares_samples_is_found_out(module: nn.Module) -> None:
+    assert not SAMPLEWISE.issuperset(map(type, module.modules()))
+    assert depends_on_others(module, IMAGES)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

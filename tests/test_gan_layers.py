@@ -708,19 +708,21 @@ def test_noise_refusals() -> None:
 
 # ---- all of them ----------------------------------------------------------------------------------------------------
 
-REFERENCE = normal(4, 3, 3, 4, seed=9, dtype=np.float32)
+X, REFERENCE = (normal(4, 4, 5, 4, seed=seed, dtype=np.float32) for seed in (0, 9))
 
 SAMPLEWISE: dict[str, Callable[[], nn.Module]] = {
     "SpectralNorm": lambda: nn.SpectralNorm(nn.Conv2d(4, 3, 3)).eval(),
     "EqualizedLR": lambda: nn.EqualizedLR(nn.ConvTranspose2d(4, 3, 3)),
     "PixelNorm": nn.PixelNorm,
-    "SelfAttention": lambda: nn.Sequential(nn.SelfAttention(4), nn.Tanh()),
+    "SelfAttention": lambda: nn.Sequential(attention(4), nn.Tanh()).astype(np.float32),
     "VirtualBatch": lambda: nn.VirtualBatch(nn.VirtualBatchNorm2d(4), REFERENCE),
 }
 BATCHWISE: dict[str, Callable[[], nn.Module]] = {
     "MinibatchStdDev": lambda: nn.MinibatchStdDev(2),
-    "MinibatchDiscrimination": lambda: nn.Sequential(nn.Flatten(), nn.MinibatchDiscrimination(36, 3, 2)),
-    "ModulatedBatchNorm2d": lambda: nn.Conditioned(nn.ModulatedBatchNorm2d(4, 4), nn.Tanh()),
+    "MinibatchDiscrimination": lambda: nn.Sequential(nn.Flatten(), nn.MinibatchDiscrimination(80, 3, 2)),
+    "ModulatedBatchNorm2d": lambda: nn.Conditioned(started(nn.ModulatedBatchNorm2d(4, 4)), nn.Tanh()).astype(
+        np.float32
+    ),
 }
 
 
@@ -730,15 +732,15 @@ def run(module: nn.Module, x: mg.Tensor) -> mg.Tensor:
 
 @pytest.mark.parametrize("name", [*SAMPLEWISE, *BATCHWISE])
 def test_who_looks_at_one_sample_only(name: str) -> None:
-    module, x = {**SAMPLEWISE, **BATCHWISE}[name](), normal(4, 3, 3, 4, dtype=np.float32)
-    whole, two = run(module, mg.Tensor(x)).numpy(), run(module, mg.Tensor(x[:2])).numpy()
+    module = {**SAMPLEWISE, **BATCHWISE}[name]()
+    whole, two = run(module, mg.Tensor(X)).numpy(), run(module, mg.Tensor(X[:2])).numpy()
     assert np.allclose(whole[:2], two, rtol=1e-5, atol=1e-6) == (name in SAMPLEWISE)
 
 
 @pytest.mark.parametrize("name", [*SAMPLEWISE, *BATCHWISE])
 @needs_device
 def test_on_a_device(name: str) -> None:
-    module, x = {**SAMPLEWISE, **BATCHWISE}[name](), mg.Tensor(normal(4, 3, 3, 4, dtype=np.float32))
+    module, x = {**SAMPLEWISE, **BATCHWISE}[name](), mg.Tensor(X)
     twin = copy.deepcopy(module).to(DEVICE)
     for _ in range(2):
         expected, found = run(module.train(), x), run(twin.train(), x.to(DEVICE))

@@ -12,8 +12,10 @@ from minigan.gan.records import Record
 HEALTHY: dict[str, dict[str, float]] = {  # medians over the last fifth of real runs
     "gan": {"d_loss": 0.57, "g_loss": 1.66, "d_real": 0.77, "d_fake_before": 0.225, "d_fake_after": 0.224},
     "minimax": {"d_loss": 0.415, "g_loss": -0.185, "d_real": 0.837, "d_fake_before": 0.16, "d_fake_after": 0.16},
-    "wgan-clip": {"w_estimate": 0.0092, "grad_norm": 0.0139, "clip_share": 0.12},
-    "wgan-gp": {"w_estimate": 1.04, "grad_norm": 1.04, "penalty": 0.07},
+    "wgan-clip": {"d_loss": -0.0092, "w_estimate": 0.0092, "grad_norm": 0.0139, "clip_share": 0.12},
+    "wgan-gp": {"d_loss": -0.97, "w_estimate": 1.04, "grad_norm": 1.04, "penalty": 0.07},
+    "vae": {"g_loss": 233.0, "reconstruction": 210.0, "kl": 23.1, "spread": 0.35},
+    "autoencoder": {"g_loss": 65.7, "reconstruction": 65.7, "spread": 0.51},
 }
 MEASURED: dict[str, Any] = {
     "step": 100, "n": 10000, "predicted_histogram": [1000] * 8 + [1700, 300], "classes_present": 10,
@@ -31,7 +33,7 @@ def rows_of(recipe: str = "gan", steps: int = 600, end: dict[str, float] | None 
     """Of a healthy run, but for what `end` says of its last fifth."""
     rows = [
         {"step": i, "images": 64 * i, "seconds": i / 10, **HEALTHY[recipe], "g_grad_norm": 2.0}
-        | ({"spread": 0.9} if i % 5 == 0 else {})
+        | ({"spread": HEALTHY[recipe].get("spread", 0.9)} if i % 5 == 0 else {})
         for i in range(1, steps + 1)
     ]
     for row in rows[steps - steps // 5 :]:
@@ -239,3 +241,33 @@ def test_all_in_a_line() -> None:
     assert told(found(**SURE)) == "1 warning: D is sure of everything"
     both = found(metrics={}, **SURE)
     assert told(both) == "2 warnings: The run is not complete; D is sure of everything"
+
+
+def test_without_a_d_samples_may_be_blurred() -> None:
+    """0.13: of a VAE that ignored its codes. Nobody is told of a D, nor that the gradient fell with the loss."""
+    (finding,) = found("vae", spread=0.13, settings={"sigma": 8.0})
+    assert finding == Finding(
+        "Samples are blurred, and all alike",
+        "Over the last fifth, samples are 0.13 times as far from each other as real images (healthy without a D: 0.35 "
+        "to 0.5).",
+        "Train with a lower sigma=, or more steps=.",
+    )
+    assert found("autoencoder", spread=0.1)[0].advice == "Train with more steps=."
+    assert found("vae", g_grad_norm=0.01) == []
+    with_d = [row | {"reconstruction": 9.0} for row in rows_of("gan", end={"spread": 0.35})]  # as VAE-GAN has
+    assert [f.title for f in warnings(record("vae-gan"), with_d, MEASURED)] == ["Samples look alike: mode collapse"]
+
+
+def test_a_run_with_labels_is_sent_where_there_are_some() -> None:
+    rows = rows_of(end={"spread": 0.1})
+    for recipe, other in {"cgan": "projection", "acgan": "projection", "projection": "cgan"}.items():
+        (finding,) = warnings(record(recipe, classes=10), rows, MEASURED)
+        assert finding.advice == f"Try the recipe {other}, with a lower lr=, or another seed=."
+
+
+def test_a_one_sided_penalty_allows_small_slopes() -> None:
+    small = {"grad_norm": 0.3, "penalty": 0.001}
+    assert found("wgan-gp", settings={"one_sided": True}, **small) == []
+    assert len(found("wgan-gp", settings={"one_sided": False}, **small)) == 1
+    (finding,) = found("wgan-gp", settings={"one_sided": True}, grad_norm=3.0, penalty=40.0)
+    assert finding.evidence.startswith("Over the last fifth, |dD/dx| is 3 where it should be at most 1, and the ")

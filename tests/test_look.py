@@ -86,9 +86,16 @@ def test_samples_of_a_label_are_told_it(tmp_path: Path, capsys: Capture, monkeyp
 
 @pytest.mark.usefixtures("here")
 def test_labels_that_were_not_taught(capsys: Capture) -> None:
-    code, out, err = ask(capsys, "sample", "cgan", "label=4")
-    assert (code, out) == (1, "")
-    assert err == "minigan sample: label=4: this generator was taught the labels 0 to 3\n"
+    """Named as they were asked for."""
+    for key in ("label", "class"):
+        code, out, err = ask(capsys, "sample", "cgan", f"{key}=4")
+        assert (code, out) == (1, "")
+        assert err == f"minigan sample: {key}=4: this generator was taught the labels 0 to 3\n"
+        assert ask(capsys, "sample", "cgan", f"{key}=-1") == (
+            2, "", f"minigan sample: {key}=-1: '-1' is not a whole number of at least 0, or none\n",
+        )  # fmt: skip
+        code, _, err = ask(capsys, "sample", "gan", f"{key}=7")
+        assert (code, err[: err.index("needs")]) == (1, f"minigan sample: {key}=7 ")
 
 
 def test_a_column_for_each_class(here: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -115,6 +122,7 @@ def test_numbers_walk(here: Path, tmp_path: Path, capsys: Capture) -> None:
     for code, column in (("uniform-1", LATENT + 5), ("noise-2", 2)):
         out = tmp_path / code
         said = fine(capsys, "traverse", "infogan", f"code={code}", "rows=2", "steps=3", "reach=1.5", f"out={out}")
+        assert said.startswith("2 codes of infogan ")
         assert said.splitlines()[1:] == [f"{out / code}.png: -1.5, 0, 1.5"]
         rows = codes[:, None].repeat(3, axis=1)
         rows[:, :, column] = [-1.5, 0, 1.5]
@@ -128,13 +136,23 @@ def test_what_is_shown_by_default(here: Path, capsys: Capture) -> None:
         "infogan": ["class", "uniform-0", "uniform-1", "truncation"],
     }
     for run, expected in names.items():
-        found = json.loads(fine(capsys, "traverse", run, "rows=2", "--json"))
+        found = json.loads(fine(capsys, "traverse", run, "rows=2", "steps=3", "--json"))
+        columns = {
+            "class": ["0", "1", "2", "3"], "uniform-0": ["-2", "0", "2"], "uniform-1": ["-2", "0", "2"],
+            "truncation": ["0.5", "1", "1.5", "2", "any"],
+        }  # fmt: skip
         assert found == {
-            "step": 3, "rows": 2, "files": [f"{run}/traversed-0001/{name}.png" for name in expected],
+            "step": 3, "rows": 2, "columns": {name: columns[name] for name in expected},
+            "files": [f"{run}/traversed-0001/{name}.png" for name in expected],
         }  # fmt: skip
         assert all(Path(file).exists() for file in found["files"])
     found = json.loads(fine(capsys, "traverse", "infogan", "truncation=1", "rows=2", "--json"))
     assert [Path(file).stem for file in found["files"]] == expected[:-1]
+
+
+@pytest.mark.usefixtures("here")
+def test_one_code(tmp_path: Path, capsys: Capture) -> None:
+    assert fine(capsys, "traverse", "cgan", "rows=1", f"out={tmp_path / 'a'}").startswith("1 code of cgan ")
 
 
 REFUSED = {
@@ -142,8 +160,10 @@ REFUSED = {
     "gan code=class": "code=class: the codes of gan have noise-0 to noise-2; or take truncation",
     "infogan code=noise-3": "code=noise-3: the codes of infogan have class, uniform-0, uniform-1, noise-0 to noise-2; "
     "or take truncation",
-    "gan truncation=1": "truncation=1: the picture of truncation has several; leave it out",
-    "cgan truncation=1 code=truncation": "truncation=1: the picture of truncation has several; leave it out",
+    "gan truncation=1": "truncation=1 and a picture of truncation contradict each other; give another code=, or leave "
+    "truncation= out",
+    "cgan truncation=1 code=truncation": "truncation=1 and a picture of truncation contradict each other; give another "
+    "code=, or leave truncation= out",
     "cgan out=gan": "gan exists already; choose another name, or an empty folder",
     "cgan rows=0": "rows=0: '0' is not a whole number above 0",
     "cgan steps=1": "steps=1: '1' is not a whole number of at least 2",

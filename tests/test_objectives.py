@@ -129,8 +129,13 @@ def test_outputs_of_both_shapes() -> None:
 
 
 def test_the_roles_of_a_relativistic_game_are_swapped() -> None:
-    real, fake = tensor([1.0, -2.0]), tensor([0.3, 5.0])
-    assert RELATIVISTIC.g(fake, real).item() == RELATIVISTIC.d(fake, real).item()
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=5), 1 + rng.normal(size=3)
+    real_wins, fake_wins = real - fake.mean(), fake - real.mean()
+    d = np.log(1 + np.exp(-real_wins)).mean() + np.log(1 + np.exp(fake_wins)).mean()
+    g = np.log(1 + np.exp(real_wins)).mean() + np.log(1 + np.exp(-fake_wins)).mean()
+    assert RELATIVISTIC.d(tensor(real), tensor(fake)).item() == pytest.approx(d)
+    assert RELATIVISTIC.g(tensor(fake), tensor(real)).item() == pytest.approx(g)
 
 
 def test_smoothing_changes_nothing_but_the_target_of_reals() -> None:

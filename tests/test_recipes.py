@@ -1,6 +1,7 @@
 """Every recipe trains, repeats itself and goes on to the bit; each does what its paper says."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,15 @@ import numpy as np
 import pytest
 
 from minigan import nn, no_grad
+from minigan.cli.main import main
 from minigan.data import DataSet
 from minigan.gan import train
 from minigan.gan.recipes import RECIPES, began
 from minigan.gan.records import Record
 from minigan.gan.run import Run, Training
-from minigan.gan.sampling import generate, trained_generator
+from minigan.gan.sampling import SHOWN, generate, latent_vectors, trained_generator
 from minigan.gan.train import Logs, frozen, of_others
+from minigan.metrics import mean_pairwise_distance
 from minigan.metrics.images import pixels
 from minigan.options import OptionError
 from minigan.tensor import Array, Tensor
@@ -34,7 +37,8 @@ WORDS = {
     **{name: (name, *FEW.get(name, ())) for name in RECIPES},
     "both penalties": ("gan-r1", "r2_lambda=1"),
     "one-sided": ("wgan-gp", "n_critic=1", "one_sided=true", "drift=1e-3"),
-    "virtual": ("improved", "d_norm=virtual", "g_norm=virtual", "attention=true", "noise=0.5", "replay=6"),
+    "virtual": ("improved", "d_norm=virtual", "g_norm=virtual", "attention=true", "replay=6"),
+    "noise": ("improved", "noise=0.5"),
     "spectral": (
         "improved", "d_norm=spectral", "g_norm=self-modulated", "minibatch=discrimination", "feature_matching=true",
     ),
@@ -203,14 +207,19 @@ def test_sngan_holds_every_weight_at_norm_1() -> None:
 
 def test_sagan_attends_where_the_maps_are_14_pixels_wide() -> None:
     t = training("sagan")
-    wide: list[tuple[int, ...]] = []
-    for net in (t.parts.nets["G"], t.parts.nets["D"]):
-        (layer,) = (module for module in net.modules() if isinstance(module, nn.SelfAttention))
-        forward = layer.forward
-        layer.forward = lambda x, forward=forward: (wide.append(x.shape), forward(x))[1]  # type: ignore[method-assign]
+    wide: list[tuple[Any, ...]] = []
+
+    def look(name: str, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        wide.append((name, *x.shape))
+        return forward(x)
+
+    for name in ("G", "D"):
+        (layer,) = (module for module in t.parts.nets[name].modules() if isinstance(module, nn.SelfAttention))
+        layer.forward = partial(look, name, layer.forward)  # type: ignore[method-assign]
         assert isinstance(layer.f, nn.SpectralNorm)
     trained(t, 2)
-    assert set(wide) == {(4, 14, 14, 2), (8, 14, 14, 2)} or set(wide) == {(4, 14, 14, 2)}
+    maps = 14, 14, 2  # D sees real images and fakes as one batch of 8; then G's new fakes
+    assert wide == 2 * [("G", 4, *maps), ("D", 8, *maps), ("G", 4, *maps), ("D", 4, *maps)]
     for name in ("G", "D"):
         (strength,) = (p for key, p in t.parts.nets[name].named_parameters() if key.endswith("strength"))
         assert strength.item() != 0
@@ -368,3 +377,30 @@ def test_tricks_that_make_no_sense_are_refused(words: str, text: str) -> None:
     with pytest.raises(OptionError) as error:
         RECIPES["improved"].parse(words.split(), "minigan train improved")
     assert str(error.value) == f"minigan train improved: {text}"
+
+
+def test_noise_lets_a_run_become_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It falls to 0 where it would have: the first length is in the checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("noise.npz", DATA.images)
+    words = ["width=1", "batch_size=4", "latent=2", "metrics=false", "data=noise.npz", "out=run", "noise=0.5"]
+    assert main(["train", "improved", "steps=3", *words]) == 0
+    assert main(["resume", "run", "steps=5"]) == 0
+    assert Record.read("run").steps == 5
+    assert "noise" not in capsys.readouterr().err
+    assert main(["train", "improved", "epochs=1", *words[:-2], "out=other", "noise=0.5"]) == 2
+    assert "improved: noise=0.5 falls to 0 over the run's steps, which epochs=1 does not say" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["gan", "cgan", "infogan"])
+def test_spread_is_of_samples_that_all_have_codes_of_their_own(name: str, tmp_path: Path) -> None:
+    """With every label beside the same noise, images differ however alike the samples of a label are."""
+    trained = training(name, "steps=2", "sample_every=2", f"out={tmp_path / 'run'}")
+    run = Run.start(trained)
+    with run.folder:
+        run.train()
+        (row,) = (row for row in run.folder.rows() if "spread" in row)
+    fakes = trained.generate(latent_vectors(trained.recipe, trained.settings, "samples", SHOWN))
+    assert row["spread"] == mean_pairwise_distance(fakes) / trained.real_distance

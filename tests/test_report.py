@@ -13,6 +13,7 @@ from pages import Page, check, needs_browser, pictures, rendered
 from PIL import Image
 
 from minigan.gan.compare import contents
+from minigan.gan.curves import PANELS, SPEED, of_run
 from minigan.gan.records import Record, RecordError
 from minigan.gan.report import evenly, page, write_report
 from minigan.gan.results import GROUPS
@@ -274,3 +275,20 @@ def test_columns_of_any_name_are_escaped(folder: Path) -> None:
     with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 301, "<b>\\u0000": NaN}\n')
     assert "'<b>\\x00 is nan at step 301; 1 step of 301 have such a number.'" in read(folder).text
+
+
+def test_curves_say_what_is_true_of_every_recipe() -> None:
+    """R1 draws slopes to 0, a one-sided penalty to 1 at most; VAE-GAN's errors are in no nats."""
+    rows = [{"step": i, "grad_norm": 0.2, "penalty": 0.1, "reconstruction": 9.0, "kl": 2.0} for i in range(1, 9)]
+    text = of_run(rows, {})
+    for title in ("|dD/dx|", "Gradient penalty", "Reconstruction and code"):
+        assert title in text
+    assert "R1 and R2 to 0" in text
+    for lie in ("holds it near 1", "gp_lambda", "nats an image"):
+        assert lie not in text
+
+
+def test_each_column_of_a_curve_is_explained() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "gans.md").read_text()
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert {key for panel in PANELS for key in panel.columns} - {SPEED} <= set(re.findall(r"`(\w+)`", " ".join(rows)))

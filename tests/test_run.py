@@ -61,14 +61,14 @@ RUNS = {
     "hooks": ("gan", *HOOKS),
     "evaluated": ("gan", "evaluate_every=5", "data=labelled.npz", "keep=1"),
     "tricks": ("improved", "replay=6", "noise=0.1", "d_norm=virtual"),
-    "labels": ("cgan", "data=labelled.npz"),
+    "labels": ("cgan", "classes=2", "data=labelled.npz"),
 }
 """Name -> words after `minigan train`. test_recipes.py resumes all recipes, within one process."""
 
 
 def words_of(name: str, steps: int = STEPS) -> list[str]:
     """Of the command that begins a run; critics get one update a step."""
-    recipe, *more = RUNS.get(name) or (name, *(["data=labelled.npz"] if RECIPES[name].conditional else []))
+    recipe, *more = RUNS.get(name) or (name, *(["classes=2", "data=labelled.npz"] if RECIPES[name].conditional else []))
     few = ["n_critic=1"] if "n_critic" in {option.name for option in fields_of(RECIPES[recipe].settings)} else []
     data = [] if any(word.startswith("data=") for word in more) else ["data=plain.npz"]
     return [recipe, f"steps={steps}", *TINY, *few, *data, *more]

@@ -11,7 +11,8 @@ from minigan.gan import MINIMAX, NON_SATURATING, WASSERSTEIN, Objective, toys
 from minigan.gan.fgan import DIVERGENCES
 from minigan.gan.objectives import LEAST_SQUARES, RELATIVISTIC
 from minigan.gan.toys import LATENT, TOYS, Toy, compute, evaluate, field, mlp, play
-from minigan.nn import Linear, Module, Sequential, SpectralNorm
+from minigan.gan.train import two_player
+from minigan.nn import Linear, Module, Sequential, SpectralNorm, wrap_layers
 from minigan.random import Generator
 
 
@@ -43,7 +44,7 @@ def test_three_steps(name: str) -> None:
     def look(step: int, logs: dict[str, float], G: Module, D: Module) -> None:
         seen.append((step, logs))
         evaluate(RING8, compute(G, np.zeros((9, LATENT), np.float32)), RING8.sample(5, Generator(0, "x")), D)
-        field(TOYS[name].objective, D, RING8.means, RING8.means)
+        field(TOYS[name].objective, D, RING8.means, RING8.means, RING8.means)
         assert G.training
         assert D.training
 
@@ -64,6 +65,23 @@ def test_seeds_and_toys_differ() -> None:
     ends = [weights(*play(name, GRID25, seed, 2))[0] for name, seed in (("gan", 0), ("gan", 1), ("minimax", 0))]
     assert not np.array_equal(ends[0], ends[1])
     assert not np.array_equal(ends[0], ends[2])
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_all_toys_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: dict[str, list[Any]] = {}
+
+    def players(G: Module, D: Module, *others: Any, **options: Any) -> Any:
+        starts[name] = [p.array.copy() for net in (G, D) for p in net.parameters()]
+        return two_player(G, D, *others, **options)
+
+    monkeypatch.setattr(toys, "two_player", players)
+    for name in TOYS:
+        play(name, RING8, 0, 1)
+    assert list(starts) == list(TOYS)
+    for name, start in starts.items():
+        for a, b in zip(start, starts["gan"], strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=name)
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -127,25 +145,36 @@ def test_the_field_is_minus_the_gradient_of_each_samples_loss(objective: Objecti
     D = linear(slope, 0.3)
     due = push(x @ slope + 0.3) * np.ones(7)
     for points in (x, x[:1]):  # as strong alone as among others
-        found = field(objective, D, points, points)
+        found = field(objective, D, points, points, points)
         np.testing.assert_allclose(found, due[: len(points), None] * slope, rtol=1e-4, atol=1e-6)
     assert all(p.grad is None for p in D.parameters())
     assert D.training
 
 
-def test_the_field_of_a_relativistic_objective_compares_with_the_real_points() -> None:
-    D, x = linear([1.0, 0.0]), np.zeros((1, 2), np.float32)
-    near, far = (field(RELATIVISTIC, D, x, np.full((5, 2), value, np.float32)) for value in (0.0, 4.0))
-    assert near[0, 0] == pytest.approx(1, abs=1e-5)  # 1/2 for looking real, 1/2 for making real points look fake
-    assert far[0, 0] == pytest.approx(2 / (1 + np.exp(-4)), rel=1e-4)
+def test_the_relativistic_field_is_what_a_fake_gets_in_training() -> None:
+    """Among G's fakes and alone, and at any other point: each is compared with the means for real points and fakes."""
+    g = Generator(0, "x")
+    D, x, real, fakes = mlp(1, Generator(0, "init")), g.normal((6, 2)), g.normal((9, 2)), 1 + g.normal((7, 2))
+    leaf = mg.Tensor(fakes, requires_grad=True)
+    due = -7 * mg.grad(RELATIVISTIC.g(D(leaf), D(mg.Tensor(real))), leaf).array
+    for points, pushes in ((fakes, due), (fakes[2:3], due[2:3]), (np.concatenate([fakes[4:], 5 * x]), due[4:])):
+        found = field(RELATIVISTIC, D, points, real, fakes)
+        np.testing.assert_allclose(found[: len(pushes)], pushes, rtol=1e-4, atol=1e-6)
+
+    slope = np.array([0.6, -2.0])
+    D = linear(slope, 0.3)
+    a, b, c = (points @ slope + 0.3 for points in (x, real, fakes))
+    strength = 1 / (1 + np.exp(a - b.mean())) + (1 / (1 + np.exp(c.mean() - b))).mean()
+    np.testing.assert_allclose(field(RELATIVISTIC, D, x, real, fakes), strength[:, None] * slope, rtol=1e-4)
 
 
 def test_looking_at_a_net_does_not_change_it() -> None:
-    D = mlp(1, Generator(0, "init"), spectral=True)
+    D = wrap_layers(mlp(1, Generator(0, "init")), SpectralNorm)
     before = weights(D)
     x = Generator(0, "x").normal((40, 2))
     first, again = compute(D, x), compute(D, x)
-    field(WASSERSTEIN, D, x, x)
+    field(WASSERSTEIN, D, x, x, x)
+    field(RELATIVISTIC, D, x, x, x)
     np.testing.assert_array_equal(first, again)
     for a, b in zip(before, weights(D), strict=True):
         np.testing.assert_array_equal(a, b)

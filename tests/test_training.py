@@ -360,10 +360,8 @@ def test_the_first_run_ever_says_that_it_compiles(tmp_path: Path) -> None:
         (["--preset", "tutorial"], "error: there is no preset 'tutorial'; choose quick or tutorial-64"),
         (["--batch-size", "257"], "dcgan_mnist.py: batches: batch size 257 must be in 1 .. 256, the number of images"),
         (["--data", "nowhere"], "dcgan_mnist.py: load: there is no nowhere; choose"),
-        (["--objective", "lsgan"], "argument --objective: invalid choice: 'lsgan'"),
-        (["--clip", "0.01"], "--clip is an option of wgan-clip, not of gan"),
-        (["--objective", "wgan-clip", "--gp-lambda", "1"], "--gp-lambda is an option of wgan-gp, not of wgan-clip"),
-        (["--n-critic", "5"], "--n-critic is an option of wgan-clip and wgan-gp, not of gan"),
+        (["--objective", "biggan"], "argument --objective: invalid choice: 'biggan'"),
+        (["--clip", "0.01"], "--clip is not an option of gan; of its own it has --beta1, --beta2"),
         (["--objective", "wgan-gp", "--gp-lambda", "0"], "error: --gp-lambda 0: '0' is not a number above 0"),
         (
             ["--lr", "1e30"],

@@ -1,6 +1,7 @@
 """minigan sample, minigan interpolate and minigan traverse."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isqrt
@@ -19,7 +20,7 @@ from ..gan.sampling import AT_ONCE, generate, recipe_of, trained_generator
 from ..kernels.device import NAMES as DEVICES
 from ..metrics import train_classifier
 from ..nn import Module
-from ..options import option, parse, table
+from ..options import OptionError, option, parse, table
 from ..random import Generator
 from ..tensor import Array
 from .words import Say, one_name, speaker, split, use_device
@@ -57,7 +58,8 @@ HELP_TRAVERSE = """usage: minigan traverse DIR [key=value ...] [--json]
 
 One part of the code goes through its values, all else stays: a picture for each part, a row for each code, a column for
 each value. Parts are class, the label or category, all of whose values are shown; uniform-0 and on, InfoGAN's numbers;
-noise-0 and on; and truncation, which draws the same noise within +-0.5, 1, 1.5, 2 and without a bound.
+noise-0 and on; and truncation, which draws the same noise within +-0.5, 1, 1.5, 2 and without a bound. InfoGAN's
+numbers are drawn within [-1, 1): what G makes of those beyond, as by reach=2, it has not learnt.
 
   minigan traverse runs/cgan-0001
   minigan traverse runs/infogan-0001 code=uniform-0 rows=10 steps=11
@@ -105,7 +107,7 @@ class Traversals(Choice):
     code: str | None = option(None, "the part that changes (none: each that is no noise, and truncation)")
     rows: int = option(8, "codes", above=0)
     steps: int = option(9, "values of a number, both ends included", at_least=2)
-    reach: float = option(2.0, "a number goes from -reach to reach", above=0)
+    reach: float = option(2.0, "a number goes from -reach to reach; InfoGAN's are drawn within 1", above=0)
     out: str | None = option(None, "a new folder (none: DIR/traversed-0001 and on)")
 
 
@@ -130,15 +132,15 @@ def sample(words: Sequence[str]) -> None:
     where = "minigan sample"
     found = split(words, where, ("--json",))
     record = Record.read(one_name(found, where, "the folder of a run"))
-    pairs = [f"label{pair[5:]}" if pair.startswith("class=") else pair for pair in found.pairs]
-    options, say = parse(Samples, pairs, where), speaker("--json" in found.flags)
+    key, options = _samples(found.pairs, where)
+    say = speaker("--json" in found.flags)
     _refuse_old(options.out)
     step, net, prior, draw = _prepared(record, options, "sample", say)
     if options.label is None or recipe_of(record)[0].conditional:
-        z = draw(options.count) if options.label is None else _told(prior, options.label, draw(options.count))
+        z = draw(options.count) if options.label is None else _told(prior, key, options.label, draw(options.count))
         images = generate(net, z, options.device)
     else:
-        z, images = _of_class(record, options, lambda z: generate(net, z, options.device), draw)
+        z, images = _of_class(record, options, key, lambda z: generate(net, z, options.device), draw)
     folder = _new_folder(record, options.out, "sampled")
     files = [folder / "grid.png", folder / "samples.npz", folder / "images"]
     save_grid(files[0], images, columns=isqrt(len(images) - 1) + 1)
@@ -147,6 +149,15 @@ def sample(words: Sequence[str]) -> None:
     say(f"{len(images):,} samples of {record.path} after step {step}: {', '.join(map(str, files))}")
     if "--json" in found.flags:
         print(json.dumps({"step": step, "samples": len(images), "files": [str(file) for file in files]}))
+
+
+def _samples(pairs: Sequence[str], where: str) -> tuple[str, Samples]:
+    """What a label is called there, label or class, and the options. OptionError, by the same name."""
+    key = "class" if any(pair.startswith("class=") for pair in pairs) else "label"
+    try:
+        return key, parse(Samples, [re.sub("^class=", "label=", pair) for pair in pairs], where)
+    except OptionError as error:
+        raise OptionError(str(error).replace(" label=", f" {key}=")) from error
 
 
 def interpolate(words: Sequence[str]) -> None:
@@ -184,13 +195,15 @@ def traverse(words: Sequence[str]) -> None:
         rows, values = _traversal(prior, codes, part, options)
         pictures[part] = generate(net, rows.reshape(-1, prior.size), options.device), values
     folder = _new_folder(record, options.out, "traversed")
-    say(f"{options.rows} codes of {record.path} after step {step}, in columns:")
+    count = f"{options.rows:,} code{'' if options.rows == 1 else 's'}"
+    say(f"{count} of {record.path} after step {step}, in columns:")
     for part, (images, values) in pictures.items():
         save_grid(folder / f"{part}.png", images, columns=len(values))
         say(f"{folder / part}.png: {', '.join(values)}")
     if "--json" in found.flags:
         files = [str(folder / f"{part}.png") for part in pictures]
-        print(json.dumps({"step": step, "rows": options.rows, "files": files}))
+        columns = {part: values for part, (_, values) in pictures.items()}
+        print(json.dumps({"step": step, "rows": options.rows, "columns": columns, "files": files}))
 
 
 def _parts(record: Record, options: Traversals) -> list[str]:
@@ -201,7 +214,10 @@ def _parts(record: Record, options: Traversals) -> list[str]:
     shown = [*classes, *(f"uniform-{i}" for i in range(prior.uniform))]
     noise = [f"noise-{i}" for i in range(prior.noise)]
     if options.truncation is not None and (options.code == "truncation" or not (options.code or shown)):
-        raise ValueError(f"truncation={options.truncation:g}: the picture of truncation has several; leave it out")
+        raise ValueError(
+            f"truncation={options.truncation:g} and a picture of truncation contradict each other; give another code=, "
+            "or leave truncation= out"
+        )
     if options.code is None:
         return shown if options.truncation is not None else [*shown, "truncation"]
     if options.code not in (*shown, *noise, "truncation"):
@@ -232,10 +248,10 @@ def _traversal(prior: Latent, codes: Array, part: str, options: Traversals) -> t
     return rows, [f"{value:.3g}" for value in numbers]
 
 
-def _told(prior: Latent, label: int, codes: Array) -> Array:
+def _told(prior: Latent, key: str, label: int, codes: Array) -> Array:
     """The codes, all with this label. ValueError if there is no such."""
     if label >= prior.categories[0]:
-        raise ValueError(f"label={label}: this generator was taught the labels 0 to {prior.categories[0] - 1}")
+        raise ValueError(f"{key}={label}: this generator was taught the labels 0 to {prior.categories[0] - 1}")
     return prior.relabel(codes, np.full(len(codes), label))
 
 
@@ -248,17 +264,18 @@ def _prepared(record: Record, options: Choice, stream: str, say: Say) -> tuple[i
     return step, net, prior, lambda count: prior.draw(generator, count, threshold=options.truncation)
 
 
-def _of_class(record: Record, options: Samples, make: Callable[[Array], Array], draw: Draw) -> tuple[Array, Array]:
+def _of_class(
+    record: Record, options: Samples, key: str, make: Callable[[Array], Array], draw: Draw
+) -> tuple[Array, Array]:
     """(z, images) of the first samples that the classifier takes for the class."""
     settings = recipe_of(record)[1]
     data = load(options.data or settings.data, settings.image_size)
     refuse_other_images(record, data)
     if data.labels is None or data.test_images is None or data.test_labels is None:
-        raise ValueError(f"label={options.label} needs labels and a test set, which {data.name} does not have")
+        raise ValueError(f"{key}={options.label} needs labels and a test set, which {data.name} does not have")
     if options.label not in data.labels:
-        raise ValueError(
-            f"label={options.label}: the labels of {data.name} are {', '.join(map(str, set(data.labels)))}"
-        )
+        known = ", ".join(map(str, sorted(set(data.labels.tolist()))))
+        raise ValueError(f"{key}={options.label}: the labels of {data.name} are {known}")
     classifier = train_classifier(data.images, data.labels, data.test_images, data.test_labels)
     found: list[tuple[Array, Array]] = []
     drawn = 0
@@ -271,7 +288,7 @@ def _of_class(record: Record, options: Samples, make: Callable[[Array], Array], 
             z, images = (np.concatenate(arrays)[: options.count] for arrays in zip(*found, strict=True))
             return z, images
     raise ValueError(
-        f"label={options.label}: of {drawn:,} samples only {sum(len(z) for z, _ in found)} look like it, "
+        f"{key}={options.label}: of {drawn:,} samples only {sum(len(z) for z, _ in found)} look like it, "
         f"not {options.count}; the generator does not make them"
     )
 

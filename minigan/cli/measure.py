@@ -20,7 +20,7 @@ from ..gan.run import refuse_other_images
 from ..gan.run_folder import RunFolder
 from ..gan.sampling import FAKES, generate, latent_vectors, recipe_of, trained_generator
 from ..kernels.device import NAMES as DEVICES
-from ..metrics import Classifier, Reference, describe, infogan_error, label_scores, matched_labels, train_classifier
+from ..metrics import Reference, describe, label_scores, train_classifier
 from ..nn import Module
 from ..options import option, parse, table
 from ..tensor import Array
@@ -90,7 +90,11 @@ def measure(recipe: Recipe, s: Settings, net: Module, codes: Array, data: DataSe
         return {}
     if classifier is not None and recipe.latent(s).categories:
         say("Reading the labels of samples, and those of test images by their nearest samples.")
-        metrics |= _of_labels(recipe, s, fakes, codes, data, classifier)
+        assert data.labels is not None
+        assert data.test_images is not None
+        assert data.test_labels is not None
+        labels, tests = recipe.latent(s).labels(codes), (data.test_images, data.test_labels)
+        metrics |= label_scores(fakes, labels, data.images, data.labels, *tests, classifier, recipe.conditional)
     if data.name == TRIANGLES and fakes.shape[1] != data.images.shape[1]:
         say("Triangles are looked for in images of 28 pixels only.")
     elif data.name == TRIANGLES:
@@ -99,22 +103,6 @@ def measure(recipe: Recipe, s: Settings, net: Module, codes: Array, data: DataSe
         metrics |= measure_triangles(net, codes.shape[1], fakes, data.images, data.test_images, device=s.device)
     say(describe(metrics))
     return metrics
-
-
-def _of_labels(
-    recipe: Recipe, s: Settings, fakes: Array, codes: Array, data: DataSet, classifier: Classifier
-) -> dict[str, float]:
-    """`label_scores`, floors as elsewhere. Categories that nobody taught are taken for the labels that fit best."""
-    assert data.labels is not None
-    assert data.test_images is not None
-    assert data.test_labels is not None
-    labels, found = recipe.latent(s).labels(codes), dict[str, float]()
-    if not recipe.conditional:
-        read = classifier.predict(fakes)
-        found["category_error"] = infogan_error(labels, read)
-        labels = matched_labels(labels, read)
-    scores = label_scores(fakes, labels, data.images, data.labels, data.test_images, data.test_labels, classifier)
-    return found | {key.replace("_of_real", "_floor"): value for key, value in scores.items()}
 
 
 def evaluate(words: Sequence[str]) -> None:

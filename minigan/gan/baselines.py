@@ -61,7 +61,8 @@ def em_gaussian_mixture(
     are points far from each other (k-means++, Arthur & Vassilvitskii 2007). EM ends in a local maximum: the most likely
     of `restarts` fits is returned.
 
-    ValueError for other shapes, points that are not finite, fewer distinct points than K, or points that are all one.
+    ValueError for other shapes, points that are not finite, fewer distinct points than K, points that are all one, or
+    squared distances that float64 cannot hold.
     """
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"em_gaussian_mixture: points must be (N, D), N and D at least 1, but are {x.shape}")
@@ -77,6 +78,13 @@ def em_gaussian_mixture(
         raise ValueError(
             f"em_gaussian_mixture: K = {K} needs at least {max(K, 2)} different points, but of {len(x)} points "
             f"{distinct} are different; ask for fewer Gaussians, or give more points"
+        )
+    with np.errstate(over="ignore"):
+        span = float(np.ptp(points, axis=0).max())
+    if not 1e-140 < span < 1e140:
+        raise ValueError(
+            f"em_gaussian_mixture: the points span {span:.3g}, and float64 cannot hold the squares of such distances; "
+            "scale the points first, so that they span about 1"
         )
     fits = [_fit(points, K, generator, iterations) for _ in range(restarts)]
     return max(fits, key=lambda fit: fit.log_likelihood[-1])
@@ -98,10 +106,18 @@ def _fit(x: Array, K: int, generator: Generator, iterations: int) -> GaussianMix
 
 
 def _far_apart(x: Array, K: int, generator: Generator) -> Array:
-    """K of the points, each drawn in proportion to its squared distance from the nearest that was drawn before."""
+    """K of the points, each drawn in proportion to its squared distance from the nearest that was drawn before.
+
+    ValueError if all these are 0 in float64.
+    """
     chosen = x[generator.integers(len(x), 1)]
     while len(chosen) < K:
         ends = np.cumsum(_distances(x, chosen).min(axis=1))
+        if ends[-1] == 0:
+            raise ValueError(
+                f"em_gaussian_mixture: K = {K}, but the other points are so near to {len(chosen)} of them that the "
+                "squares of the distances are 0 in float64; ask for fewer Gaussians"
+            )
         new = np.searchsorted(ends, ends[-1] * generator.uniform(1, np.float64), side="right")
         chosen = np.concatenate([chosen, x[new]])
     return chosen
@@ -168,7 +184,7 @@ def naive_bayes_pixels(images: NDArray[np.uint8], labels: NDArray[Any] | None) -
     image of the class, another image for each pixel, so no histogram is made. The colours of a pixel stay together.
     Without labels all images are one class, 0.
 
-    ValueError unless images are bytes (N, H, W, C), none of it 0, and labels integers (N,).
+    ValueError unless images are uint8 (N, H, W, C), with no empty axis, and labels are integers (N,).
     """
     if images.ndim != 4 or 0 in images.shape or images.dtype != np.uint8:
         raise ValueError(

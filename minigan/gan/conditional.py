@@ -89,13 +89,14 @@ class LabelledConv2d(Module):
 
 
 def labelled(D: Sequential, classes: int, generator: Generator | None = None) -> Conditioned:
-    """A discriminator D(x, c), which is shown the one-hot label before each convolution, and begins anew as DCGAN's."""
+    """A discriminator D(x, c), which is shown the one-hot label before each convolution. Its weights are drawn anew, as
+    DCGAN's."""
     net = Conditioned(*replaced(D, Conv2d, lambda conv: LabelledConv2d(conv, classes)))
     init.dcgan_(net, generator)
     return net
 
 
-class ClassNormed(Module):
+class ClassConditionalGenerator(Module):
     """A generator of whole codes whose batch norms have gains and biases for each class, the first category."""
 
     def __init__(self, net: Sequential, prior: Latent) -> None:
@@ -136,8 +137,16 @@ class ProjectionDiscriminator(Module):
 def conditional_players(
     G: Module, D: Module, objective: Objective, g_optimizer: Optimizer, d_optimizer: Optimizer
 ) -> list[Player]:
-    """Any objective of two, of pairs: D(x, c) tells real images with their labels from fakes with theirs (Mirza &
-    Osindero 2014, equation 2)."""
+    """An objective of two, of pairs: D(x, c) tells real images with their labels from fakes with theirs (Mirza &
+    Osindero 2014, equation 2).
+
+    ValueError for a critic, whose slope nothing would bound here, and where G's loss needs real images.
+    """
+    if objective.critic or objective.needs_real:
+        reason = (
+            "its critic's slope would not be bounded" if objective.critic else "its G compares fakes with real images"
+        )
+        raise ValueError(f"conditional_players: not with {objective.name}: {reason}; take NON_SATURATING or HINGE")
 
     def d_loss(game: Game) -> tuple[Tensor, Logs]:
         x, labels, z = game.images(), game.labels(), game.z()
@@ -252,7 +261,7 @@ def auxiliary_players(
     return [Player("d", [D], d_optimizer, d_loss), Player("g", [G], g_optimizer, g_loss)]
 
 
-def surprise(prior: Latent, codes: Tensor, guess: Tensor) -> tuple[Tensor, Logs]:
+def information_loss(prior: Latent, codes: Tensor, guess: Tensor) -> tuple[Tensor, Logs]:
     """-log Q(c | x), in the mean of the batch, up to a constant, from what D guesses: (N, categories and uniform).
 
     Of a category Q is a softmax; of a uniform number a normal of deviation 1 around the guess, as the authors' code has
@@ -277,8 +286,9 @@ def info_players(
 ) -> list[Player]:
     """D(x) (N, 1 + categories and uniform) is a logit and a guess of what in the code is no noise (Chen et al. 2016).
 
-    Both losses have `weight` times `surprise` of fakes added: minus a lower bound of the mutual information of the code
-    and the image (equation 6), by which nobody needs labels. Logs besides what `surprise` does, before D's update.
+    Both losses have `weight` times `information_loss` of fakes added: minus a lower bound of the mutual information of
+    the code and the image (equation 6), by which nobody needs labels. Logs besides what `information_loss` does, before
+    D's update.
     """
 
     def d_loss(game: Game) -> tuple[Tensor, Logs]:
@@ -287,14 +297,14 @@ def info_players(
             fakes = G(z)
         real, of_fake = D(Tensor.of(x))[:, :1], D(fakes)
         fake = of_fake[:, :1]
-        lost, found = surprise(prior_of(game), z, of_fake[:, 1:])
+        lost, found = information_loss(prior_of(game), z, of_fake[:, 1:])
         return NON_SATURATING.d(real, fake) + weight * lost, {**outputs_in_short(NON_SATURATING, real, fake), **found}
 
     def g_loss(game: Game) -> tuple[Tensor, Logs]:
         z = game.z()
         of_fake = D(G(z))
         fake = of_fake[:, :1]
-        lost, _ = surprise(prior_of(game), z, of_fake[:, 1:])
+        lost, _ = information_loss(prior_of(game), z, of_fake[:, 1:])
         return NON_SATURATING.g(fake) + weight * lost, {"d_fake_after": probability(fake)}
 
     return [Player("d", [D], d_optimizer, d_loss), Player("g", [G], g_optimizer, g_loss)]

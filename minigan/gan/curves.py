@@ -54,14 +54,16 @@ PANELS = (
         running_mean,
     ),
     Panel(
-        Axes("Reconstruction and code", "The two terms of a VAE's loss, in nats an image.", low=0),
+        Axes(
+            "Reconstruction and code",
+            "How badly images are rebuilt; of a VAE, also what their codes tell, in nats: kl near 0 is nothing.",
+            low=0,
+        ),
         ("reconstruction", "kl"),
         running_mean,
     ),
     Panel(
-        Axes(
-            "Labels read right", "The share of real images and of fakes whose label D reads.", low=0, high=1
-        ),
+        Axes("Labels read right", "The share of real images and of fakes whose label D reads.", low=0, high=1),
         ("class_real", "class_fake"),
         running_mean,
     ),
@@ -79,12 +81,15 @@ PANELS = (
         running_median,
     ),
     Panel(
-        Axes("|dD/dx|", "The slope of the critic. A gradient penalty holds it near 1; clipping leaves it small."),
+        Axes(
+            "|dD/dx|",
+            "The slope of D. WGAN-GP's and DRAGAN's penalties draw it to 1, R1 and R2 to 0; clipping leaves it small.",
+        ),
         ("grad_norm",),
         running_median,
     ),
     Panel(
-        Axes("Gradient penalty", "gp_lambda times the mean of (|dD/dx| - 1)².", low=0, log=True),
+        Axes("Gradient penalty", "What D's loss has added for slopes that its penalty does not want.", low=0, log=True),
         ("penalty",),
         running_mean,
     ),

@@ -86,8 +86,9 @@ Hellinger, Jensen-Shannon, the GAN's own, and total variation."""
 def f_gan(name: str, saturating: bool = False) -> Objective:
     """The objective of one of DIVERGENCES. Minus D's loss is the lower bound.
 
-    G's loss is -E g_f(V(G(z))), which pulls hardest on fakes that D is sure of (section 3.2); `saturating`: what the
-    bound itself says, -E f*(g_f(V(G(z)))).
+    G's loss is -E g_f(V(G(z))) (section 3.2), whose pull on fakes that D is sure of does not vanish, but for tv;
+    `saturating`: what the bound itself says, -E f*(g_f(V(G(z)))). Of pearson that turns round below V = -2, and drives
+    such fakes further away.
     ValueError for an unknown name.
     """
     if name not in DIVERGENCES:

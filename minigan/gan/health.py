@@ -21,6 +21,9 @@ SURE = 0.01
 28 pixels, 0.87 to 0.94 and 0.05 to 0.12 at 64; a minimax run that never got away had 0.9999 and 0.0005."""
 ALIKE = 0.5
 """Of `spread`: healthy runs had 0.84 to 1.04 at their end, collapsed ones 0.3 and less."""
+ONE_BLUR = 0.25
+"""The same without a D, where samples are blurred, and so nearer to each other: healthy autoencoders and VAEs had 0.35
+to 0.51, a VAE that ignored its codes (sigma=8) 0.13."""
 RARE = 0.01
 """Of the share that a class has among real images: healthy runs had a fifth and more of it."""
 DUE = 5
@@ -117,9 +120,16 @@ def _sure(record: Record, rows: Sequence[Row]) -> Finding | None:
 
 
 def _spread(record: Record, rows: Sequence[Row]) -> Finding | None:
-    spread = _end(rows, "spread")
-    if spread is None or spread >= ALIKE:
+    spread, judged = _end(rows, "spread"), _has_d(rows)
+    if spread is None or spread >= (ALIKE if judged else ONE_BLUR):
         return None
+    if not judged:
+        return Finding(
+            "Samples are blurred, and all alike",
+            f"Over the last fifth, samples are {spread:.2f} times as far from each other as real images (healthy "
+            "without a D: 0.35 to 0.5).",
+            f"Train with {'a lower sigma=, or ' if 'sigma' in record.settings else ''}more steps=.",
+        )
     return Finding(
         "Samples look alike: mode collapse",
         f"Over the last fifth, samples are {spread:.2f} times as far from each other as real images (healthy: 0.8 to "
@@ -170,11 +180,13 @@ def _slope(record: Record, rows: Sequence[Row]) -> Finding | None:
     slope, penalty, weight = _end(rows, "grad_norm"), _end(rows, "penalty"), record.settings.get("gp_lambda")
     if slope is None or penalty is None or isinstance(weight, (str, bool, type(None))):
         return None
-    if 1 / SLOPE <= slope <= SLOPE and penalty <= PENALTY * weight:
+    one_sided = record.settings.get("one_sided") is True
+    least, wanted = (0.0, "at most 1") if one_sided else (1 / SLOPE, "1")
+    if least <= slope <= SLOPE and penalty <= PENALTY * weight:
         return None
     return Finding(
         "The penalty does not hold D's slope",
-        f"Over the last fifth, |dD/dx| is {slope:.3g} where it should be 1, and the penalty {penalty:.3g} with "
+        f"Over the last fifth, |dD/dx| is {slope:.3g} where it should be {wanted}, and the penalty {penalty:.3g} with "
         f"gp_lambda={weight:g}.",
         f"Train with {'gp_lambda=10 and ' if weight < 10 else ''}a lower lr=, or longer if this is the beginning.",
     )
@@ -205,6 +217,8 @@ def _clipped(rows: Sequence[Row]) -> Finding | None:
 def _faded(record: Record, rows: Sequence[Row]) -> Finding | None:
     now, early = _end(rows, "g_grad_norm"), _begin(rows, "g_grad_norm")
     if now is None or early is None or (now > 0 and now >= FADED * early):
+        return None
+    if not _has_d(rows):  # then it may just have learnt all that there is
         return None
     return Finding(
         "G hardly gets a gradient",
@@ -261,9 +275,15 @@ def _median(rows: Sequence[Row], key: str) -> float | None:
     return float(np.median(np.array(values, np.float64))) if values else None
 
 
+def _has_d(rows: Sequence[Row]) -> bool:
+    """Whether somebody judged the samples: not in autoencoders and VAEs."""
+    return _end(rows, "d_loss") is not None
+
+
 def _try(record: Record, verb: str = "Try") -> str:
-    """Advice to take another recipe than the run's own."""
-    return f"{verb} the recipe {'gan' if record.recipe == 'wgan-gp' else 'wgan-gp'}"
+    """Advice to take another recipe than the run's own; of those with labels, one that has them, too."""
+    stable, other = ("projection", "cgan") if "classes" in record.settings else ("wgan-gp", "gan")
+    return f"{verb} the recipe {other if record.recipe == stable else stable}"
 
 
 def _word(key: str) -> str:

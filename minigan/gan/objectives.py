@@ -111,7 +111,7 @@ LEAST_SQUARES = Objective(
 """LSGAN (Mao et al. 2017, equation 9 (recalled): a = 0, b = c = 1). D has no sigmoid."""
 
 HINGE = Objective("hinge", hinge_discriminator_loss, wasserstein_generator_loss, output="score")
-"""Lim & Ye 2017; Miyato et al. 2018, equations 16 and 17 (recalled). G's loss is the WGAN's; G's own has no margin."""
+"""Lim & Ye 2017; Miyato et al. 2018, equations 16 and 17 (recalled). G's loss is the WGAN's: it has no margin."""
 
 RELATIVISTIC = Objective(
     "relativistic", relativistic_discriminator_loss, relativistic_generator_loss, output="score", needs_real=True

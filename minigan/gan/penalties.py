@@ -11,7 +11,7 @@ from collections.abc import Callable
 from .. import kernels
 from ..autograd import grad, no_grad
 from ..mixing import refuse_mixed_devices
-from ..nn import BatchNorm1d, ModulatedBatchNorm2d, Module
+from ..nn import BatchNorm1d, MinibatchDiscrimination, MinibatchStdDev, ModulatedBatchNorm2d, Module
 from ..ops import relu
 from ..random import Generator
 from ..tensor import Array, Tensor
@@ -22,6 +22,9 @@ Critic = Callable[[Tensor], Tensor]
 Penalty = Callable[[Module, Array, Array], tuple[Tensor, dict[str, float]]]
 """D, real samples, fakes -> a term of D's loss, and what to log."""
 
+BATCHWISE = (BatchNorm1d, ModulatedBatchNorm2d, MinibatchDiscrimination, MinibatchStdDev)
+"""Modules of which a sample's output depends on its batch."""
+
 EPS = 1e-12  # inside the square root: at 0 its derivative would be infinite, and 0 times that NaN
 
 
@@ -29,11 +32,11 @@ def grad_x(D: Critic, x: Array) -> Tensor:
     """The gradient of each sample's score by that sample, recorded: (N, ...), the shape of x.
 
     The scores are summed: a sample's gradient is then its own score's, provided that D treats samples one by one.
-    Batch norm does not, so a D that contains it is refused with a ValueError.
+    A D with one of BATCHWISE is refused with a ValueError.
     """
     if isinstance(D, Module):
         for name, module in D.named_modules():
-            if isinstance(module, (BatchNorm1d, ModulatedBatchNorm2d)):
+            if isinstance(module, BATCHWISE):
                 raise ValueError(
                     f"gradient penalty: module {name} of the critic is {type(module).__name__}, which makes a score "
                     "depend on the whole batch, so that no sample has a gradient of its own; leave it out "

@@ -14,7 +14,7 @@ def feature_matching(G: Module, D: Sequential, optimizer: Optimizer) -> Player:
     f is what D's last two layers see (Salimans et al. 2016, section 3.1); real images are those of D's last update. The
     means are over the batch: single images have no partner that they should resemble. Logs d_fake_after.
     """
-    f, judge = features(D), head(D)
+    f, last = features(D), head(D)
 
     def loss(game: Game) -> tuple[Tensor, Logs]:
         with no_grad():
@@ -22,7 +22,7 @@ def feature_matching(G: Module, D: Sequential, optimizer: Optimizer) -> Player:
         fake = f(G(game.z()))
         difference = real.mean(axis=0) - fake.mean(axis=0)
         with no_grad():
-            logs = {"d_fake_after": probability(judge(fake))}
+            logs = {"d_fake_after": probability(last(fake))}
         return (difference * difference).sum(), logs
 
     return Player("g", [G], optimizer, loss)

@@ -17,9 +17,9 @@ class Replay(Module):
 
     Called with fakes (N, *shape), an array, it returns as many, on the same device. Until the pool is full, they are
     the fakes themselves, of which the first go into the pool. From then on half of them, N / 2 rounded down but at
-    most `size`, change places with images of the pool: which ones, and with which, is drawn from `generator`. So D is
-    shown no image twice, and half of each batch is old, as in Shrivastava et al.; the exchange is that of CycleGAN
-    (Zhu et al. 2017), whose pool of 50 decides for each image by a coin.
+    most `size`, change places with images of the pool: which ones, and with which, is drawn from `generator`. So no
+    image leaves the pool twice, and half of each batch is old, as in Shrivastava et al.; the exchange is that of
+    CycleGAN (Zhu et al. 2017), whose pool of 50 decides for each image by a coin.
 
     Pool and count are buffers: with them and the generator a training goes on exactly. Labels are not kept: it is of
     no use to a conditional GAN.

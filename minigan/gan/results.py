@@ -65,8 +65,8 @@ GROUPS: dict[str, tuple[Measure, ...]] = {
             "Label accuracy",
             ".1%",
             "higher",
-            "The share of samples that the own classifier reads as the label, or the category, that they were made "
-            "for.",
+            "The share of samples that the own classifier reads as the label that they were made for. Categories that "
+            "nobody taught are each taken for the label that fits best, on the samples that it scores.",
         ),
         Measure(
             "nearest_label_error",
@@ -75,13 +75,6 @@ GROUPS: dict[str, tuple[Measure, ...]] = {
             "lower",
             "The share of test images whose nearest sample, in pixels, was made for another label. Low only if samples "
             "are right and varied.",
-        ),
-        Measure(
-            "category_error",
-            "Category error",
-            ".1%",
-            "lower",
-            "Of categories that nobody taught: the share of samples that are not read as the label that fits best.",
         ),
     ),
     "Copies": (

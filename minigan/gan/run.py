@@ -41,7 +41,7 @@ from .recipes import Recipe, Settings
 from .recipes.recipe import FREE, add_hooks, images_of_steps
 from .records import FORMAT, Record, read_json
 from .run_folder import RunFolder
-from .sampling import FAKES, SHOWN, generate, latent_vectors, shown_codes
+from .sampling import FAKES, SHOWN, generate, latent_vectors, recipe_of, shown_codes
 from .state import restore, training_state
 from .train import Game, Logs, NotFiniteError, train
 
@@ -76,7 +76,7 @@ class Training:
         picked = None if labels is None else lambda: labels[self.real.picked]
         self.game = Game(self.real, latent, recipe.latent(s), s.batch_size, s.device, picked)
         self.generators = {"latent": latent, **self.parts.generators}
-        self.trained_on = description(data)
+        self.trained_on = description(data, recipe.conditional)
         some = Generator(0, "real images").permutation(len(data.images))[:SHOWN]
         some_images = pixels(data.images[some], s.image_size)
         self.real_distance = mean_pairwise_distance(some_images) if len(some) > 1 else 0.0
@@ -145,7 +145,7 @@ def _labels(recipe: Recipe, s: Settings, data: DataSet) -> Array | None:
                 "take a recipe that needs no labels (minigan list)"
             )
         classes, highest = recipe.latent(s).categories[0], int(data.labels.max())
-        if highest >= classes:
+        if highest + 1 != classes:
             raise ValueError(
                 f"{recipe.name}: classes={classes}, but the labels of {data.name} go up to {highest}; "
                 f"give classes={highest + 1}"
@@ -163,6 +163,9 @@ class Run:
         self.say: Callable[[str], None] = lambda text: None
         self._torn = False  # whether nets and players are amidst a step
         self._shown, self._columns = shown_codes(training.recipe, training.settings)
+        # Where each code is shown with every label, images differ though G ignores its noise.
+        categories = training.recipe.latent(training.settings).categories
+        self._varied = latent_vectors(training.recipe, training.settings, "samples", SHOWN) if categories else None
 
     @classmethod
     def start(cls, training: Training) -> "Run":
@@ -261,7 +264,8 @@ class Run:
             if step % s.sample_every == 0:
                 pictures = self._checked(training.generate(self._shown))
                 if training.real_distance:
-                    logs["spread"] = mean_pairwise_distance(pictures) / training.real_distance
+                    varied = pictures if self._varied is None else self._checked(training.generate(self._varied))
+                    logs["spread"] = mean_pairwise_distance(varied) / training.real_distance
             if training.reference is not None and step % (s.evaluate_every or 1) == 0:
                 logs["fid"] = self._fid(training.reference)
             self.seconds = time.monotonic() - began
@@ -387,19 +391,23 @@ def signals_noted() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def description(data: DataSet) -> dict[str, Any]:
-    """What config.json says of the images; sha256 is of shape and pixels."""
+def description(data: DataSet, with_labels: bool = False) -> dict[str, Any]:
+    """What config.json says of the images; sha256 is of shape and pixels, and of the labels where they matter."""
     digest = hashlib.sha256(repr(data.images.shape).encode())
     digest.update(np.ascontiguousarray(data.images).data)
+    if with_labels and data.labels is not None:
+        digest.update(np.ascontiguousarray(data.labels).data)
     return {"name": data.name, "shape": list(data.images.shape), "sha256": digest.hexdigest()}
 
 
 def refuse_other_images(record: Record, data: DataSet) -> None:
-    """ValueError if a run was trained on others."""
-    here = description(data)
+    """ValueError if a run was trained on others, or with other labels if it had any."""
+    conditional = recipe_of(record)[0].conditional
+    here = description(data, conditional)
     if here["sha256"] != record.trained_on["sha256"]:
+        kind = "images or labels" if conditional else "images"
         raise ValueError(
-            f"{record.path} was trained on other images: on {_in_words(record.trained_on)}, but here are "
+            f"{record.path} was trained on other {kind}: on {_in_words(record.trained_on)}, but here are "
             f"{_in_words(here)}; name the right ones by data="
         )
 

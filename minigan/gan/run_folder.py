@@ -2,11 +2,11 @@
 
 config.json           what the run was started with, and what it was trained on
 metrics.jsonl         one line a step
-samples/step_*.png    8x8 images of the same 64 latent vectors; of a generator with labels, a column for each
+samples/step_*.png    8x8 images of the same codes; of codes with a category, 8 rows and a column for each of its values
 interpolation.png     walks from one latent vector to another, 10 images a row
 losses.png            what metrics.jsonl says, as curves
 metrics.json          what the result was measured to be; there when the run is complete
-weights.safetensors   keys G.* and D.*
+weights.safetensors   each net under its name: keys G.*, and D.*, E.* or others as the recipe has them
 checkpoints/          what the run goes on from (checkpoint.py)
 """
 
@@ -226,7 +226,7 @@ PANELS: tuple[Any, ...] = (
     ("mean D", running_mean, "score_real", "score_fake"),
     ("E D(x) - E D(G(z))", running_median, "w_estimate"),
     ("BEGAN's balance", running_mean, "measure", "k"),
-    ("nats an image", running_mean, "reconstruction", "kl"),
+    ("reconstruction and code", running_mean, "reconstruction", "kl"),
     ("labels read right", running_mean, "class_real", "class_fake"),
     ("information, nats", running_mean, "information"),
     ("|dD / dx|", running_median, "grad_norm"),

@@ -14,10 +14,11 @@ from itertools import count, pairwise
 from typing import NamedTuple
 
 from ..autograd import grad, no_grad
-from ..data.mixtures import Mixture
+from ..data.mixtures import GRID25, RING8, Mixture
 from ..metrics.mixtures import mixture_score
 from ..metrics.wasserstein import dual_bound, exact_w1
-from ..nn import Linear, Module, ReLU, Sequential, SpectralNorm, init
+from ..nn import Linear, Module, ReLU, Sequential, SpectralNorm, init, wrap_layers
+from ..ops import concatenate
 from ..optim import Adam, Optimizer, RMSprop
 from ..random import Generator
 from ..tensor import Array, Tensor
@@ -36,6 +37,11 @@ from .penalties import Penalty, dragan, gradient_penalty, r1
 from .train import Game, Logs, critic_updates, train, two_player
 
 BATCH, LATENT, WIDTH = 256, 2, 128
+
+MIXTURES = {mixture.name: mixture for mixture in (RING8, GRID25)}
+
+SCORED, PAIRED = 2_500, 1_000
+"""Fakes that the modes are counted in; of these the first for the Wasserstein distance."""
 
 Look = Callable[[int, Logs, Module, Module], None]
 
@@ -78,7 +84,7 @@ TOYS = {
 }  # fmt: skip
 
 
-def mlp(outputs: int, generator: Generator, spectral: bool = False) -> Sequential:
+def mlp(outputs: int, generator: Generator) -> Sequential:
     """(N, 2) -> (N, outputs), by three hidden layers of ReLU."""
     sizes = (2, WIDTH, WIDTH, WIDTH, outputs)
     layers: list[Module] = []
@@ -87,7 +93,7 @@ def mlp(outputs: int, generator: Generator, spectral: bool = False) -> Sequentia
         weight, bias = layer.parameters()
         init.kaiming_uniform_(weight, generator=generator)
         init.constant_(bias, 0)
-        layers += [SpectralNorm(layer, generator=generator) if spectral else layer, ReLU()]
+        layers += [layer, ReLU()]
     return Sequential(*layers[:-1])
 
 
@@ -108,7 +114,9 @@ def play(
     if steps < 1:
         raise ValueError(f"play: steps must be at least 1, not {steps}")
     start, data, latent, mix = (Generator(seed, stream) for stream in ("init", "data", "latent", "mix"))
-    G, D = mlp(2, start), mlp(1, start, toy.spectral)
+    G, D = mlp(2, start), mlp(1, start)
+    if toy.spectral:
+        wrap_layers(D, partial(SpectralNorm, generator=Generator(seed, "power iteration")))
     optimizers = toy.optimizer(G), toy.optimizer(D)
     rates = [optimizer.lr for optimizer in optimizers]
     players = two_player(
@@ -152,16 +160,20 @@ def evaluate(mixture: Mixture, fakes: Array, x: Array, critic: Module | None = N
     return row
 
 
-def field(objective: Objective, D: Module, x: Array, real: Array) -> Array:
+def field(objective: Objective, D: Module, x: Array, real: Array, fakes: Array) -> Array:
     """In which direction, and how strongly, G's loss pushes a sample at each of the points x (N, 2): (N, 2).
 
-    Minus N times the gradient of G's loss by the points, as if they were the batch: a batch's loss is a mean, so this
-    does not depend on how many points there are. real (M, 2): what a relativistic objective compares them with.
+    Minus the gradient of a batch's loss by one of its samples, times the size of the batch, since the loss is a mean.
+    A relativistic objective also asks for D's outputs for real points (M, 2) and for their mean for G's fakes (K, 2),
+    one of which the sample is. So the push at a point does not depend on the other points.
     """
     leaf, training = Tensor(x, requires_grad=True), D.training
     try:
         outputs = D.eval()(leaf)
-        loss = objective.g(outputs, Tensor(compute(D, real))) if objective.needs_real else objective.g(outputs)
-        return -len(x) * grad(loss, leaf).array
+        if not objective.needs_real:
+            return -len(x) * grad(objective.g(outputs), leaf).array
+        mirrored = Tensor(2 * compute(D, fakes).mean() - outputs.array)  # the mean of both is that for the fakes
+        loss = objective.g(concatenate([outputs, mirrored]), Tensor(compute(D, real)))
+        return -2 * len(x) * grad(loss, leaf).array
     finally:
         D.train(training)

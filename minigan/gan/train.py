@@ -4,7 +4,7 @@
 most GANs have. What is fixed here: all nets but the player's are frozen while its loss is computed, so that no weight
 gradient of theirs is computed; fakes for D are made without a graph, by G in training mode; D sees real and fake images
 as two batches (batch norm's statistics stay apart), unless it is known to treat images one by one: then as one, which
-is quicker; G's step draws new z and runs D after D's own step.
+is quicker (spectral norm then iterates once, not twice); G's step draws new z and runs D after D's own step.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -209,7 +209,7 @@ SAMPLEWISE = {
 
 
 def judge(D: Module, real: Array, fake: Array) -> tuple[Tensor, Tensor]:
-    """D's outputs for both: in one pass where that cannot change them, since two small batches cost more than one."""
+    """D's outputs for both: in one pass where no sample depends on others. Two small batches cost more than one."""
     if real.shape != fake.shape or not all(type(module) in SAMPLEWISE for module in D.modules()):
         return D(Tensor.of(real)), D(Tensor.of(fake))
     both = D(Tensor.of(kernels.concatenate([real, fake], 0)))

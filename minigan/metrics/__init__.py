@@ -8,7 +8,7 @@ from .diversity import mean_pairwise_distance
 from .frechet import fid, frechet_distance
 from .inception import InceptionScore, inception_score
 from .kid import KernelDistance, kid
-from .labels import assignment, infogan_error, label_accuracy, label_scores, matched_labels
+from .labels import assignment, label_accuracy, label_scores, matched_labels
 from .manifold import density_coverage, precision_recall, two_sample_accuracy
 from .mixtures import mixture_score, perfect_score
 from .neighbours import memorisation, nearest, nearest_image, nearest_label_error
@@ -29,7 +29,6 @@ __all__ = [
     "fid",
     "frechet_distance",
     "inception_score",
-    "infogan_error",
     "kid",
     "label_accuracy",
     "label_scores",

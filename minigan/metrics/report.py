@@ -62,10 +62,10 @@ def describe(metrics: Mapping[str, Any]) -> str:
             f"the median sample is {shown('triangle_distance', '.3f')} from the nearest triangle"
         ]
     if has("label_accuracy", "nearest_label_error"):
-        made = "for, of the category that fits best," if has("category_error") else "for"
         lines += [
-            f"Labels: {shown('label_accuracy', '.1%')} of samples are read as what they were made {made} by the "
-            f"classifier; of test images, {shown('nearest_label_error', '.1%')} are not what their nearest sample is"
+            f"Labels: the classifier reads {shown('label_accuracy', '.1%')} of samples as asked (categories that "
+            f"nobody taught: as the labels that fit best); {shown('nearest_label_error', '.1%')} of test images have a "
+            "nearest sample of another label"
         ]
     if has("label_histogram", "classes_present"):
         counts = metrics["label_histogram"]

@@ -17,6 +17,7 @@ from ..random import Generator, stream
 from ..tensor import Tensor
 from . import init
 from .layers import Conv2d, ConvTranspose2d, Linear
+from .modulated import ModulatedBatchNorm2d
 from .module import Module
 
 M = TypeVar("M", bound=Module)
@@ -105,8 +106,8 @@ class EqualizedLR(Reparametrized):
 
     He's constant at run time in place of once, at the start: an optimizer that normalises its steps, as Adam does, then
     moves all layers at one relative speed. fan_in is the number of inputs that an output sums: for a transposed
-    convolution KH KW C_in / stride^2. The bias starts at 0 and is not scaled. gain: sqrt(2) before a (leaky) ReLU,
-    1 for the last layer.
+    convolution KH KW C_in / stride^2, away from the edges (a map of one pixel is all edge: there it is C_in, which gain
+    can make up for). The bias starts at 0 and is not scaled. gain: sqrt(2) before a (leaky) ReLU, 1 for the last layer.
     """
 
     def __init__(self, layer: Module, gain: float = sqrt(2), generator: Generator | None = None) -> None:
@@ -131,7 +132,7 @@ def wrap_layers(net: M, make: Callable[[Module], Module]) -> M:
     """Puts make(layer) in the place of every Linear, Conv2d and ConvTranspose2d inside of `net`, which it returns.
 
     wrap_layers(dcgan_discriminator(batch_norm=False), SpectralNorm), for example. A layer that is shared stays so;
-    what is wrapped already stays as it is.
+    what is wrapped already stays as it is, and so do the gains and biases of ModulatedBatchNorm2d, which start at 0.
     """
     made: dict[int, Module] = {}
 
@@ -146,6 +147,12 @@ def wrap_layers(net: M, make: Callable[[Module], Module]) -> M:
             made[id(value)] = make(value)
         return made[id(value)]
 
-    for module in [module for module in net.modules() if not isinstance(module, Reparametrized)]:
+    done = {
+        id(inner)
+        for m in net.modules()
+        if isinstance(m, (Reparametrized, ModulatedBatchNorm2d))
+        for inner in m.modules()
+    }
+    for module in [module for module in net.modules() if id(module) not in done]:
         vars(module).update({name: wrapped(value) for name, value in vars(module).items()})
     return net

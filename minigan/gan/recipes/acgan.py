@@ -43,7 +43,7 @@ RECIPE = recipe.Recipe(
     build,
     gan.RECIPE.presets,
     family="conditional",
-    formula="L_D = GAN's - E log C(y | x) - E log C(c | G(z, c));  L_G = GAN's - E log C(c | G(z, c))",
+    formula="L_D = GAN's - E log C(y | x);  L_G = GAN's - E log C(c | G(z, c));  in the paper both terms in both",
     latent=cgan.latent,
     conditional=True,
 )

@@ -59,11 +59,13 @@ def error(D: Module, x: Tensor) -> Tensor:
 
 def check_autoencoder(D: Module, shape: Sequence[int]) -> None:
     """ValueError unless D(x) has the shape of x, for images of this shape, (H, W, C)."""
-    x = np.zeros((2, *shape), np.float32)
-    training, device = D.training, next(D.parameters()).device
-    with no_grad():
-        y = D.eval()(Tensor.of(kernels.move(x, device)))
-    D.train(training)
+    x, training = np.zeros((2, *shape), np.float32), D.training
+    device = next((p.device for p in D.parameters()), "cpu")
+    try:
+        with no_grad():
+            y = D.eval()(Tensor.of(kernels.move(x, device)))
+    finally:
+        D.train(training)
     if y.shape != x.shape:
         raise ValueError(
             "BEGAN: D must be an autoencoder, since its loss is how badly it rebuilds an image, but it makes "

@@ -8,6 +8,8 @@ attention: Zhang et al. 2019; d_lr: Heusel et al. 2017.
 
 from dataclasses import dataclass
 from functools import partial
+from math import sqrt
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +70,12 @@ class Settings(gan.Settings):
                 f"minibatch=std compares groups of {GROUP} images, which do not divide batch_size={self.batch_size}; "
                 f"give batch_size={self.batch_size // GROUP * GROUP}"
             )
-        if self.noise and self.noise_steps is None and self.steps is None:
+        if self.noise and self.d_norm == "virtual":
+            raise ValueError(
+                f"noise={self.noise:g} and d_norm=virtual: noisy images would be normalised by a reference without "
+                "noise; take one of them"
+            )
+        if self.noise and self.noise_steps is None and self.epochs is not None:
             raise ValueError(
                 f"noise={self.noise:g} falls to 0 over the run's steps, which epochs={self.epochs} does not say; "
                 "give noise_steps"
@@ -80,13 +87,26 @@ def attend(s: Settings, net: Sequential, start: Generator) -> Sequential:
     return with_attention(net, s.image_size, s.width, lambda c: init.dcgan_(nn.SelfAttention(c), start))
 
 
+def equalize(net: Sequential, start: Generator) -> None:
+    """Equalised learning rates, with a gain for the ReLU that follows: none behind the last layer. The first layer of G
+    sees one pixel, so that none of its outputs is a sum over a window."""
+    weighted = [layer for layer in net.modules() if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))]
+
+    def equalized(layer: Any) -> Module:
+        gain = 1.0 if layer is weighted[-1] else sqrt(2)
+        sees_one = layer is weighted[0] and isinstance(layer, nn.ConvTranspose2d)
+        return nn.EqualizedLR(layer, gain * layer.weight.shape[0] if sees_one else gain, start)
+
+    nn.wrap_layers(net, equalized)
+
+
 def make_generator(s: Settings, channels: int, weights: Generator, start: Generator) -> Module:
     """DCGAN's G with what the settings ask for. weights: the stream of DCGAN's weights; start: of all others."""
     G = dcgan_generator(s.image_size, channels, s.width, s.latent, weights, batch_norm=s.g_norm != "pixel")
     if s.attention:
         G = attend(s, G, start)
     if s.equalized:
-        nn.wrap_layers(G, partial(nn.EqualizedLR, generator=start))
+        equalize(G, start)
 
     def modulated(norm: nn.BatchNorm2d) -> Module:
         layer = nn.ModulatedBatchNorm2d(norm.gamma.size, s.latent, HIDDEN)
@@ -115,7 +135,7 @@ def make_discriminator(s: Settings, channels: int, weights: Generator, start: Ge
     trunk, last = features(plain), head(plain)[0]
     assert isinstance(last, nn.Conv2d)
     window, _, c, _ = last.weight.shape
-    judge: Module = last
+    logit: Module = last
     if s.attention:
         trunk = attend(s, trunk, start)
     if s.d_norm == "layer":
@@ -126,20 +146,20 @@ def make_discriminator(s: Settings, channels: int, weights: Generator, start: Ge
     if s.minibatch == "discrimination":
         A = window * window * c
         trunk = Sequential(*trunk, nn.Flatten(), nn.MinibatchDiscrimination(A, KERNELS, DIMS, start))
-        judge = init.dcgan_(nn.Linear(A + KERNELS, 1), start)
+        logit = init.dcgan_(nn.Linear(A + KERNELS, 1), start)
     elif s.minibatch == "std":
         trunk = Sequential(*trunk, nn.MinibatchStdDev(GROUP))
-        judge = init.dcgan_(nn.Conv2d(c + 1, 1, window, bias=False), start)
-    D = Sequential(*trunk, judge, nn.Flatten())
+        logit = init.dcgan_(nn.Conv2d(c + 1, 1, window, bias=False), start)
+    D = Sequential(*trunk, logit, nn.Flatten())
     if s.equalized:
-        nn.wrap_layers(D, partial(nn.EqualizedLR, generator=start))
+        equalize(D, start)
     if s.d_norm == "spectral":
         nn.wrap_layers(D, partial(nn.SpectralNorm, generator=start))
     return D
 
 
 def refer_to_first_batch(D: Module, player: Player) -> None:
-    """The reference of D's virtual batch norm is the first batch of real images that there is."""
+    """The reference of D's virtual batch norm is a batch of real images of its own, the first that is drawn."""
     (batch,) = (module for module in D.modules() if isinstance(module, nn.VirtualBatch))
     loss = player.loss
 

@@ -17,11 +17,12 @@ from . import gan, recipe
 
 @dataclass(frozen=True)
 class Settings(gan.Settings):
-    """The authors' for MNIST, but for batches of 128 and the nets."""
+    """The authors' for MNIST, but for the nets, which are DCGAN's, and batches of 64, not 128."""
 
     latent: int = option(62, "numbers of noise", above=0)
     categories: int = option(10, "values of the category", at_least=2)
     uniform: int = option(2, "uniform numbers", at_least=0)
+    lr: float = option(2e-4, "step size of D's optimizer", above=0)
     g_lr: float = option(1e-3, "step size of G's optimizer", above=0)
     info_weight: float = option(1.0, "weight of the information in both losses", above=0)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ...optim import Adam
 from ...options import option
 from ...random import Generator
-from ..conditional import ClassNormed, ProjectionDiscriminator, conditional_generator, conditional_players
+from ..conditional import ClassConditionalGenerator, ProjectionDiscriminator, conditional_generator, conditional_players
 from ..models import dcgan_discriminator
 from ..objectives import HINGE
 from . import cgan, gan, recipe
@@ -27,7 +27,9 @@ def build(s: Settings, channels: int) -> recipe.Parts:
     """`gan` of pairs, with other nets and the hinge."""
     init, power = Generator(s.seed, "init"), Generator(s.seed, "power iteration")
     prior = cgan.latent(s)
-    G = ClassNormed(conditional_generator(s.image_size, channels, s.width, prior, init), prior).to(s.device)
+    G = ClassConditionalGenerator(conditional_generator(s.image_size, channels, s.width, prior, init), prior).to(
+        s.device
+    )
     body = dcgan_discriminator(s.image_size, channels, s.width, batch_norm=False)
     D = ProjectionDiscriminator(body, s.classes, s.features, init, power).to(s.device)
     optimizers = [Adam(net.parameters(), s.lr, (s.beta1, s.beta2)) for net in (G, D)]

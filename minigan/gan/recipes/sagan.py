@@ -23,7 +23,7 @@ class Settings(gan.Settings):
     """The authors', but for the nets and G's step size."""
 
     steps: int | None = option(2000, "updates of G", above=0, below=10_000_000)
-    lr: float = option(1e-3, "step size of the optimizers", above=0)
+    lr: float = option(1e-3, "step size of G's optimizer", above=0)
     d_lr: float = option(4e-4, "step size of D's optimizer", above=0)
     beta1: float = option(0.0, "Adam's average of gradients", at_least=0, below=1)
     beta2: float = option(0.9, "Adam's average of their squares", at_least=0, below=1)

@@ -34,13 +34,13 @@ def posterior(E: Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return both[:, :half], both[:, half:]
 
 
-def drawn(mean: Tensor, log_variance: Tensor, generator: Generator) -> Tensor:
+def reparameterized(mean: Tensor, log_variance: Tensor, generator: Generator) -> Tensor:
     """A code from each Gaussian, (N, latent): mean + deviation * e, so that gradients reach both (section 2.4)."""
     noise = Tensor.of(generator.normal(mean.shape, mean.dtype, mean.device))
     return mean + exp(0.5 * log_variance) * noise
 
 
-def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL of the Gaussians from N(0, I), in nats, summed over a code, the mean over images (appendix B)."""
     return 0.5 * (mean * mean + exp(log_variance) - log_variance - 1).sum() / len(mean)
 
@@ -55,8 +55,8 @@ def build(s: Settings, channels: int) -> recipe.Parts:
     def loss(game: Game) -> tuple[Tensor, Logs]:
         x = Tensor.of(game.images())
         mean, log_variance = posterior(E, x)
-        kl = divergence(mean, log_variance)
-        error = squared_error(x, G(drawn(mean, log_variance, codes))) / s.sigma**2
+        kl = kl_divergence(mean, log_variance)
+        error = squared_error(x, G(reparameterized(mean, log_variance, codes))) / s.sigma**2
         return error + kl, {"reconstruction": error.item(), "kl": kl.item()}
 
     return recipe.Parts({"G": G, "E": E}, [Player("g", [E, G], optimizer, loss)], {"posterior": codes})

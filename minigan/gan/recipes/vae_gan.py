@@ -14,16 +14,16 @@ from ...options import option
 from ...random import Generator
 from ...tensor import Tensor
 from ..models import dcgan_discriminator, features, head
-from ..objectives import non_saturating_generator_loss as fooling
+from ..objectives import non_saturating_generator_loss
 from ..train import Game, Logs, Player, probability
 from . import gan, recipe
 from .autoencoder import squared_error
-from .vae import divergence, drawn, posterior
+from .vae import kl_divergence, posterior, reparameterized
 
 
 @dataclass(frozen=True)
 class Settings(gan.Settings):
-    """DCGAN's nets and optimizer, but for a larger step: three players take turns, so that there are fewer of them."""
+    """DCGAN's nets and optimizer, but for larger steps: with three updates in each, fewer fit into the same time."""
 
     lr: float = option(1e-3, "step size of the optimizers", above=0)
     error_weight: float = option(1e-2, "weight of D's features against fooling D, in G's loss", above=0)
@@ -35,13 +35,13 @@ def build(s: Settings, channels: int) -> recipe.Parts:
     codes = Generator(s.seed, "posterior")
     E = dcgan_discriminator(s.image_size, channels, s.width, Generator(s.seed, "encoder"), outputs=2 * s.latent)
     E.to(s.device)
-    trunk, judge = features(D), head(D)
+    trunk, last = features(D), head(D)
     g_optimizer, d_optimizer, e_optimizer = (Adam(net.parameters(), s.lr, (s.beta1, s.beta2)) for net in (G, D, E))
 
     def d_loss(game: Game) -> tuple[Tensor, Logs]:
         x = Tensor.of(game.images())
         with no_grad():
-            rebuilt, fakes = G(drawn(*posterior(E, x), codes)), G(game.z())
+            rebuilt, fakes = G(reparameterized(*posterior(E, x), codes)), G(game.z())
         real, fake = D(x), D(fakes)
         loss = softplus(-real).mean() + softplus(D(rebuilt)).mean() + softplus(fake).mean()
         return loss, {"d_real": probability(real), "d_fake_before": probability(fake)}
@@ -49,17 +49,18 @@ def build(s: Settings, channels: int) -> recipe.Parts:
     def e_loss(game: Game) -> tuple[Tensor, Logs]:
         x = Tensor.of(game.current)
         mean, log_variance = posterior(E, x)
-        kl = divergence(mean, log_variance)
-        error = squared_error(trunk(x), trunk(G(drawn(mean, log_variance, codes))))
+        kl = kl_divergence(mean, log_variance)
+        error = squared_error(trunk(x), trunk(G(reparameterized(mean, log_variance, codes))))
         return error + kl, {"reconstruction": error.item(), "kl": kl.item()}
 
     def g_loss(game: Game) -> tuple[Tensor, Logs]:
         x = Tensor.of(game.current)
         with no_grad():
-            code = drawn(*posterior(E, x), codes)
+            code = reparameterized(*posterior(E, x), codes)
             real = trunk(x)
         rebuilt, fake = trunk(G(code)), D(G(game.z()))
-        loss = s.error_weight * squared_error(real, rebuilt) + fooling(judge(rebuilt)) + fooling(fake)
+        caught = non_saturating_generator_loss(last(rebuilt)) + non_saturating_generator_loss(fake)
+        loss = s.error_weight * squared_error(real, rebuilt) + caught
         return loss, {"d_fake_after": probability(fake)}
 
     players = [

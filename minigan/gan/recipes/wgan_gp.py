@@ -17,10 +17,10 @@ from . import gan, recipe
 
 @dataclass(frozen=True)
 class Settings(gan.Settings):
-    """The authors' for images of 64 pixels, but for the step size of `quick` and the number of channels."""
+    """The authors' lambda, number of critic updates and beta2; beta1 is that of their code for MNIST."""
 
     steps: int | None = option(2500, "updates of G", above=0, below=10_000_000)
-    beta2: float = option(0.9, "Adam's average of the gradients' squares", at_least=0, below=1)
+    beta2: float = option(0.9, "Adam's average of their squares", at_least=0, below=1)
     n_critic: int = option(5, "updates of the critic for each of G", above=0)
     long_phases: bool = option(False, "100 critic updates in the first 25 steps, and in each 500th")
     gp_lambda: float = option(10.0, "weight of the gradient penalty", above=0)
