@@ -28,7 +28,7 @@ from options import positive, present
 from sections import check_marks, write_section
 from tqdm import tqdm
 from workers import Worker, WorkerError, environment
-from zoo_report import Results, in_words, marks_of, paragraphs, picture, write_page
+from zoo_report import Results, expected, in_words, marks_of, paragraphs, picture, read_tables, write_page
 from zoo_rows import BASELINES, FAKES, TABLES, TOYS, rows_of, slug
 
 from minigan import __version__
@@ -346,6 +346,11 @@ def main(words: Sequence[str] | None = None) -> int:
         measure(args)
     if args.writes:
         write_page(args.docs)
+        from minigan.gan.recipes import RECIPES
+
+        for name, text in expected(read_tables(args.docs)).items():
+            if RECIPES[name].expected != text:
+                print(f"the recipe {name} should say that this was measured: {text}")
     return 0
 
 

@@ -12,8 +12,8 @@ from .words import UsageError, split
 HELP = {
     "list": """usage: minigan list [--names | --json]
 
-What can be trained, by families: each name, what it is, and the paper. --names prints names only; --json also formulas
-and all settings.
+What can be trained, by families: each name, what it is, and the paper. --names prints names only; --json also formulas,
+what was measured, and all settings.
 
   minigan list
   for name in $(minigan list --names); do minigan train $name steps=100 data=drawn; done""",
@@ -41,7 +41,7 @@ def list(words: Sequence[str]) -> None:
     elif "--json" in found.flags:
         rows = [
             {"name": r.name, "family": r.family, "summary": r.summary, "formula": r.formula, "paper": r.paper,
-             "presets": ["quick", *r.presets], "settings": to_json(r.settings())}
+             "expected": r.expected, "presets": ["quick", *r.presets], "settings": to_json(r.settings())}
             for r in RECIPES.values()
         ]  # fmt: skip
         print(json.dumps(rows, indent=2))

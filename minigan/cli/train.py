@@ -40,8 +40,11 @@ stopped or killed. Ctrl-C stops after the step.
   minigan train wgan-gp steps=500 lr=1e-4 data=drawn out=runs/first
   minigan train gan preset=tutorial-64 evaluate_every=1000
 
---json prints metrics.json at the end and all else on stderr. The keys of {name} and what they are when not given;
-minigan train NAME --help has those of NAME:
+--json prints metrics.json at the end and all else on stderr. minigan train NAME --help is about NAME; of {name}:
+
+{about}
+
+Its keys, and what they are when not given:
 
 {keys}"""
 
@@ -61,14 +64,13 @@ These keys may change; what is not given stays as it was. For a new run they are
 
 
 def help_on(command: str, rest: Sequence[str]) -> str:
-    """The text of --help; of `minigan train NAME --help` the keys of NAME."""
-    names = [word for word in rest if word in RECIPES]
-    recipe = RECIPES[names[0] if names else "gan"]
+    """The text of --help; of `minigan train NAME --help` what NAME is, and its keys."""
+    recipe = RECIPES[next((word for word in rest if word in RECIPES), "gan")]
     if command == "train":
         keys = "\n".join(table(recipe.settings))
-        return HELP_TRAIN.format(
-            names=textwrap.fill(", ".join(RECIPES), 100, break_on_hyphens=False), name=recipe.name, keys=keys
-        )
+        about = [f"{recipe.summary} ({recipe.paper})", recipe.formula, f"measured: {recipe.expected}"]
+        names = textwrap.fill(", ".join(RECIPES), 100, break_on_hyphens=False)
+        return HELP_TRAIN.format(names=names, name=recipe.name, about="\n".join(about), keys=keys)
     return HELP_RESUME.format(keys="\n".join(table(Settings, FREE - {"preset", "out"})))
 
 

@@ -27,9 +27,8 @@ def build(s: Settings, channels: int) -> recipe.Parts:
     """`gan` of pairs, with other nets and the hinge."""
     init, power = Generator(s.seed, "init"), Generator(s.seed, "power iteration")
     prior = cgan.latent(s)
-    G = ClassConditionalGenerator(conditional_generator(s.image_size, channels, s.width, prior, init), prior).to(
-        s.device
-    )
+    plain = conditional_generator(s.image_size, channels, s.width, prior, init)
+    G = ClassConditionalGenerator(plain, prior).to(s.device)
     body = dcgan_discriminator(s.image_size, channels, s.width, batch_norm=False)
     D = ProjectionDiscriminator(body, s.classes, s.features, init, power).to(s.device)
     optimizers = [Adam(net.parameters(), s.lr, (s.beta1, s.beta2)) for net in (G, D)]

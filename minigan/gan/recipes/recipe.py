@@ -79,6 +79,7 @@ class Recipe:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # beside "quick", which are the defaults
     family: str = "objectives"  # the heading that it stands under
     formula: str = ""  # what is minimised, in one line
+    expected: str = ""  # what was measured of it, by benchmarks/zoo.py, which docs/zoo.md has with all else
     latent: Callable[[Any], Latent] = lambda s: Latent(s.latent)
     conditional: bool = False  # needs labels; the first category of a code is one, of settings.classes
 
