@@ -619,3 +619,9 @@ def test_pictures(worker: ModuleType) -> None:
     assert len(np.unique(worker.grid(np.linspace(-1, 1, 1024, dtype=np.float32).reshape(1, 32, 32, 1), 1))) == 32
     marks = worker.scatter(np.array([[-2.19, -2.19], [2.19, 2.19], [5.0, 0.0]], np.float32))
     assert [tuple(map(int, place)) for place in np.argwhere(marks[..., 0] == 0)] == [(0, 115), (115, 0)]
+
+
+def test_every_recipe_says_what_was_measured_of_it(report: ModuleType) -> None:
+    """A recipe that nobody measured has no place in the list."""
+    measured = report.expected(report.read_tables(ROOT))
+    assert {name: recipe.expected for name, recipe in RECIPES.items()} == {name: measured.get(name) for name in RECIPES}

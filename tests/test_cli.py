@@ -439,7 +439,9 @@ def test_without_a_command_all_are_listed(capsys: Capture, words: list[str]) -> 
 @pytest.mark.parametrize("name", RECIPES)
 def test_help_of_a_recipe_has_all_its_keys(capsys: Capture, name: str) -> None:
     text = fine(capsys, "train", name, "--help")
-    assert f"The keys of {name} " in text
+    recipe = RECIPES[name]
+    about = f"of {name}:\n\n{recipe.summary} ({recipe.paper})\n{recipe.formula}\nmeasured: {recipe.expected}\n"
+    assert about in text
     assert f"NAME, one of {', '.join(RECIPES)}, and" in " ".join(text.split())
     for option in fields_of(RECIPES[name].settings):
         assert re.search(rf"^  {option.name}=\S+ +\w", text, re.MULTILINE), option.name
@@ -696,7 +698,7 @@ def test_samples_of_one_class(
     monkeypatch.setattr(look, "train_classifier", lambda *_: SimpleNamespace(predict=lambda x: np.zeros(len(x))))
     monkeypatch.setattr(look, "TRIES", 100)
     code, sentence = refused(capsys, "sample", "first", "count=3", "class=1", f"out={tmp_path / 'c'}")
-    wanted = "minigan sample: label=1: of 500 samples only 0 look like it, not 3; the generator does not make them"
+    wanted = "minigan sample: class=1: of 500 samples only 0 look like it, not 3; the generator does not make them"
     assert (code, sentence) == (1, wanted)
     assert not (tmp_path / "c").exists()
 
