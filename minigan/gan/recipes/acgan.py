@@ -46,4 +46,5 @@ RECIPE = recipe.Recipe(
     formula="L_D = GAN's - E log C(y | x);  L_G = GAN's - E log C(c | G(z, c));  in the paper both terms in both",
     latent=cgan.latent,
     conditional=True,
+    expected="FID 7.16 ± 1.76, label accuracy 89.5% ± 2.5% on MNIST in 40 s of one core",
 )

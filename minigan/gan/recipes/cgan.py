@@ -48,4 +48,5 @@ RECIPE = recipe.Recipe(
     formula="max_D E log s(D(x, y)) + E log(1 - s(D(G(z, c), c)));  max_G E log s(D(G(z, c), c))",
     latent=latent,
     conditional=True,
+    expected="FID 6.48 ± 0.51, label accuracy 70.6% ± 4.6% on MNIST in 40 s of one core",
 )

@@ -46,4 +46,5 @@ RECIPE = recipe.Recipe(
     formula="hinge of D(x, y) = ψ(φ(x)) + ⟨embed(y), φ(x)⟩, W / σ(W) in D, a batch norm for each class in G",
     latent=cgan.latent,
     conditional=True,
+    expected="FID 9.21 ± 1.68, label accuracy 73.4% ± 7.2% on MNIST in 40 s of one core",
 )
