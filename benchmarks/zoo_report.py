@@ -185,8 +185,8 @@ def method(results: Results) -> str:
         f"{'' if plane else OWN_SETTINGS}. The "
         f"seconds are counted in updates: beforehand all systems took turns, {rounds} turns of {turn} updates of G "
         "each, and the median time of the processor says how many updates fit. With these numbers, which are in the "
-        "JSON, runs come out the same again, on however busy a machine; measured anew they differ by some percent, and "
-        "so do they between systems whose updates cost the same. *Seconds* is what the runs then took. "
+        "JSON, runs come out the same again, on however busy a machine; measured anew they differ by some percent, as "
+        "they do between systems whose updates cost the same. *Seconds* is what the runs then took. "
         f"{machine}"
     )
 
@@ -272,10 +272,12 @@ def expected(tables: list[Results]) -> dict[str, str]:
             figures = [text for text in figures if not text.endswith(" -")]
             if results["table"] == TOYS or name not in RECIPES or not figures:
                 continue
-            own = of(results, row, data)[0]["task"]["settings"] == to_json(RECIPES[name].settings())
-            text = f"{', '.join(figures)} on {data} in {results['seconds']} s of one core"
+            own = of(results, row, data)[0]["task"].get("settings") == to_json(RECIPES[name].settings())
+            text = f"{', '.join(figures).replace(LOST, '')} on {data} in {results['seconds']} s of one core"
+            lost = failed(results, row, data)
+            text += f" ({lost} of {results['seeds']} failed)" if lost else ""
             if name not in found or (own and not found[name][0]):
-                found[name] = own, text if own else f"{' '.join(keys)}: {text}"
+                found[name] = own, f"{' '.join(keys)}: {text}" if keys and not own else text
     return {name: text for name, (_, text) in found.items()}
 
 

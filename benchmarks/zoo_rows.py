@@ -15,7 +15,7 @@ class Table(NamedTuple):
 
 
 BASELINES = {
-    "naive-bayes": "pixels that are independent, given the class: of each, the pixel of a random image of the class",
+    "naive-bayes": "pixels that are independent, given the class: each is that pixel of a random image of the class",
     "perfect": "points of the mixture itself",
     "em": "as many Gaussians as there are modes, fitted by expectation maximisation",
     "untrained": "G before its first step",
@@ -54,9 +54,10 @@ TABLES = {
     "tricks": Table(
         "Tricks, one at a time, at equal seconds",
         "What each trick adds to `gan`, which has none of them, when it has to pay for its own time. Rows of "
-        "`improved` are `gan` with one key changed; those below, from `sngan` on, are systems of their own. Several of "
-        "both have step sizes of their own: `improved equalized=true`, `sagan` and `vae-gan` take 1e-3, and their fair "
-        "neighbour is `gan lr=1e-3`; all others take 2e-4, as `gan` does.",
+        "`improved` are `gan` with one key changed (`equalized=true` wants another step size with it); those from "
+        "`sngan` on are systems of their own. `improved equalized=true`, `sagan`'s G and `vae-gan` take steps of 1e-3, "
+        "and their fair neighbour is `gan lr=1e-3`; D's are 4e-4 in `sagan` and in `improved d_lr=4e-4`; all others "
+        "are 2e-4, as in `gan`.",
         (
             "gan",
             "gan lr=1e-3",

@@ -65,7 +65,9 @@ def arguments(words: Sequence[str] | None = None) -> tuple[str, Settings]:
         epilog=f"example: python examples/{PROGRAM} --objective wgan-gp --steps 500 --out runs/first",
         usage="%(prog)s [-h] [--objective NAME] [--OPTION VALUE ...]; --help lists all",
     )
-    parser.add_argument("--objective", choices=RECIPES, default="gan", help="what the players minimise (%(default)s)")
+    parser.add_argument(
+        "--objective", choices=RECIPES, default="gan", help="the recipe: minigan list says what each is (%(default)s)"
+    )
     users: dict[str, dict[str, Option]] = {}
     for recipe in RECIPES.values():
         for option in fields_of(recipe.settings):

@@ -137,7 +137,7 @@ WRONG = {
     "--objective improved --minibatch std --batch-size 10": "--minibatch std compares groups of 4 images, which do not "
     "divide --batch-size 10; give --batch-size 8",
     "--objective improved --noise 0.1 --epochs 3": "--noise 0.1 falls to 0 over the run's steps, which --epochs 3 does "
-    "not say; give --noise-steps",
+    "not say; give steps in place of epochs, or, to a new run, --noise-steps",
 }
 
 

@@ -380,8 +380,8 @@ def test_a_critic_with_batch_norm_is_refused(name: str) -> None:
     images = np.zeros((2, 28, 28, 1), np.float32)
     message = (
         "gradient penalty: module 3 of the critic is BatchNorm2d, which makes a score depend on the whole batch, so "
-        r"that no sample has a gradient of its own; leave it out \(dcgan_discriminator\(..., batch_norm=False\)\) or "
-        "take LayerNorm"
+        "that no sample has a gradient of its own; leave it out; in place of a batch norm take LayerNorm, or none "
+        r"\(dcgan_discriminator\(..., batch_norm=False\)\)"
     )
     with pytest.raises(ValueError, match=message):
         penalties()[name](dcgan_discriminator(28, 1, 2), images, images)

@@ -368,7 +368,8 @@ def test_minibatch_layers_tell_d_of_the_others(word: str) -> None:
         ),
         (
             "noise=0.1 epochs=2",
-            "noise=0.1 falls to 0 over the run's steps, which epochs=2 does not say; give noise_steps",
+            "noise=0.1 falls to 0 over the run's steps, which epochs=2 does not say; give steps in place of epochs, "
+            "or, to a new run, noise_steps",
         ),
         ("smoothing=1.5", "smoothing=1.5 is no probability, which D's target is; give at most 1"),
     ],

@@ -10,7 +10,7 @@ from minigan.data import DataSet
 from minigan.gan import train
 from minigan.gan.recipes import RECIPES
 from minigan.gan.recipes.autoencoder import squared_error
-from minigan.gan.recipes.vae import kl_divergence, posterior, reparameterized
+from minigan.gan.recipes.vae import kl_divergence, posterior, sampled_codes
 from minigan.gan.run import Training
 from minigan.gan.train import Logs
 from minigan.random import Generator
@@ -60,7 +60,7 @@ def test_divergence_is_the_mean_over_images() -> None:
 def test_drawn_codes_have_mean_and_variance() -> None:
     N = 20_000
     mean, log_variance = Tensor(np.tile([1.0, -2.0], (N, 1))), Tensor(np.tile([0.0, np.log(0.25)], (N, 1)))
-    z = reparameterized(mean, log_variance, Generator(0, "test")).array
+    z = sampled_codes(mean, log_variance, Generator(0, "test")).array
     assert z.mean(0) == pytest.approx([1, -2], abs=0.03)
     assert z.std(0) == pytest.approx([1, 0.5], abs=0.02)
 
@@ -68,7 +68,7 @@ def test_drawn_codes_have_mean_and_variance() -> None:
 def test_gradients_reach_both_halves_of_the_posterior() -> None:
     """d z / d mean = 1 and d z / d log variance = (z - mean) / 2."""
     mean, log_variance = Tensor(np.ones((3, 2)), requires_grad=True), Tensor(np.full((3, 2), -1.0), requires_grad=True)
-    z = reparameterized(mean, log_variance, Generator(0, "test"))
+    z = sampled_codes(mean, log_variance, Generator(0, "test"))
     z.sum().backward()
     assert np.array_equal(mean.grad, np.ones((3, 2)))
     assert log_variance.grad == pytest.approx((z.array - 1) / 2)
@@ -85,7 +85,7 @@ def elbo_of(x: Array, W: Array, sigma: float, mean: Array, log_variance: Array) 
     """By the recipe's functions and 200,000 codes: of one x (n,) under x = W z + sigma e, and a posterior (2,)."""
     N = 200_000
     m, v = Tensor(np.tile(mean, (N, 1))), Tensor(np.tile(log_variance, (N, 1)))
-    z = reparameterized(m, v, Generator(0, "elbo"))
+    z = sampled_codes(m, v, Generator(0, "elbo"))
     error = squared_error(Tensor(np.tile(x, (N, 1))), z @ Tensor(W.T)) / sigma**2
     constant = len(x) / 2 * np.log(2 * np.pi * sigma**2)
     return -(error + kl_divergence(m, v)).item() - float(constant)
@@ -123,7 +123,7 @@ def by_hand(t: Training, codes: Callable[[Tensor, Tensor], Tensor]) -> tuple[flo
 def test_vae_minimises_minus_the_elbo() -> None:
     (row,) = trained(training("vae", "sigma=0.5"), 1)
     stream = Generator(0, "posterior")
-    error, kl = by_hand(training("vae", "sigma=0.5"), lambda m, v: reparameterized(m, v, stream))
+    error, kl = by_hand(training("vae", "sigma=0.5"), lambda m, v: sampled_codes(m, v, stream))
     assert row["reconstruction"] == pytest.approx(4 * error, rel=1e-4)
     assert row["kl"] == pytest.approx(kl, rel=1e-3)
     assert row["g_loss"] == pytest.approx(row["reconstruction"] + row["kl"], rel=1e-6)
@@ -166,7 +166,7 @@ def test_vae_gans_losses_by_hand() -> None:
     def outputs() -> tuple[float, float, dict[str, Array]]:
         """Of one player's turn: error, KL divergence, and D's outputs for each kind of images."""
         mean, log_variance = posterior(E, Tensor.of(x))
-        images = {"real": Tensor.of(x), "rebuilt": G(reparameterized(mean, log_variance, codes))}
+        images = {"real": Tensor.of(x), "rebuilt": G(sampled_codes(mean, log_variance, codes))}
         maps = dict(images)
         for layer in D.layers[:-2]:  # type: ignore[attr-defined]
             maps = {kind: layer(value) for kind, value in maps.items()}

@@ -40,8 +40,8 @@ Images of a run's generator, into a new folder: grid.png, one PNG a sample in im
   minigan sample runs/gan-0001 count=1000 seed=7 truncation=2 checkpoint=best out=faces
   minigan sample runs/gan-0001 class=3
 
-A generator that is told the label (minigan list: conditional) makes class=3 of every code. Of any other, samples are
-drawn until minigan's classifier takes enough of them for a 3.
+A generator that is told the label (cgan, matching, acgan, projection) makes class=3 of every code. Of any other,
+samples are drawn until minigan's classifier takes enough of them for a 3.
 
 {keys}"""
 

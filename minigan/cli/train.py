@@ -68,7 +68,8 @@ def help_on(command: str, rest: Sequence[str]) -> str:
     recipe = RECIPES[next((word for word in rest if word in RECIPES), "gan")]
     if command == "train":
         keys = "\n".join(table(recipe.settings))
-        about = [f"{recipe.summary} ({recipe.paper})", recipe.formula, f"measured: {recipe.expected}"]
+        about = [f"{recipe.summary} ({recipe.paper})", recipe.formula]
+        about += [f"measured: {recipe.expected}"] if recipe.expected else []
         names = textwrap.fill(", ".join(RECIPES), 100, break_on_hyphens=False)
         return HELP_TRAIN.format(names=names, name=recipe.name, about="\n".join(about), keys=keys)
     return HELP_RESUME.format(keys="\n".join(table(Settings, FREE - {"preset", "out"})))
@@ -244,7 +245,7 @@ def _estimate(run: Run, say: Say) -> dict[str, float]:
 
 
 IN_SHORT = ("reconstruction", "kl", "measure", "k")
-"""Columns of trainings that are no game of two with outputs to compare."""
+"""Columns to show where D's outputs are not logged: BEGAN's, and those without a D."""
 
 
 def in_short(logs: dict[str, float]) -> str:

@@ -180,7 +180,7 @@ def matching_players(
     """D is shown a third kind of pair: real images with wrong labels c' (Reed et al. 2016, algorithm 1).
 
     L_D = sp(-l(x, c)) + (sp(l(x, c')) + sp(l(G(z, c), c))) / 2; sp: softplus, in the mean of the batch. So D cannot be
-    right without looking at the label. `wrong` draws c'. Logs besides d_wrong, what D makes of these.
+    right without looking at the label. `wrong` draws c'. Also logs d_wrong, the mean probability that D gives these.
 
     With `judge_alone`, whose weights d_optimizer has, too, real or fake is asked a second time, without the label. Each
     of the two has its own loss, and G's is the sum of both. (D must see fakes all the same: one that only knew wrong
@@ -231,7 +231,7 @@ def auxiliary_players(
     2017, equations 2 and 3).
 
     Both D and G want it to read the label right, of real images and fakes: `weight` times the cross entropies are added
-    to both losses. Logs besides class_real and class_fake, the shares that D reads right.
+    to both losses. Also logs class_real and class_fake, the shares that D reads right.
 
     learn_from_fakes=False: to D's only that of real images. Otherwise G and D can agree on signs for the labels that
     are no digits: what D reads in fakes then says nothing.
@@ -287,7 +287,7 @@ def info_players(
     """D(x) (N, 1 + categories and uniform) is a logit and a guess of what in the code is no noise (Chen et al. 2016).
 
     Both losses have `weight` times `information_loss` of fakes added: minus a lower bound of the mutual information of
-    the code and the image (equation 6), by which nobody needs labels. Logs besides what `information_loss` does, before
+    the code and the image (equation 6), by which nobody needs labels. Also logs what `information_loss` does, before
     D's update.
     """
 

@@ -68,7 +68,7 @@ PANELS = (
         running_mean,
     ),
     Panel(
-        Axes("Information", "What an image tells of its code, in nats: at most the entropy of the codes.", low=0),
+        Axes("Information", "What D reads of a code's categories in an image, in nats.", low=0),
         ("information",),
         running_mean,
     ),

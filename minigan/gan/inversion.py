@@ -45,6 +45,8 @@ def invert(
     prior fills, of radius sqrt(latent) + 2.5, beyond which less than one draw in 1,000 lies: far outside, G makes
     images that it never makes when it is asked for samples.
     G is in eval mode meanwhile, its weights get no gradient; both are as before afterwards, after an error too.
+    All of z is taken for normal noise: of codes with categories or uniform numbers, values that are never drawn are
+    tried, too.
     ValueError for other targets, or numbers that are out of range.
     """
     if targets.ndim != 4 or targets.dtype.kind != "f" or not len(targets):

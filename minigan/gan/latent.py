@@ -14,7 +14,7 @@ from ..random import Generator, Shape
 from ..tensor import Array, Tensor
 
 T = TypeVar("T", Array, Tensor)
-Path = Callable[[Array, Array, Array], Array]
+Between = Callable[[Array, Array, Array], Array]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Latent:
         categories[which][...] = np.eye(self.categories[which], dtype=codes.dtype)[labels]
         return codes
 
-    def walks(self, codes: Array, steps: int, path: Path | None = None) -> Array:
+    def walks(self, codes: Array, steps: int, path: Between | None = None) -> Array:
         """`walks` between the noise of codes (2 P, size); all else stays as it is at the start: (P, steps, size)."""
         noise, _, _ = self.split(codes)
         between = walks(noise, steps, path or slerp)
@@ -95,7 +95,7 @@ def slerp(a: Array, b: Array, t: Array) -> Array:
     return walk
 
 
-def walks(z: Array, steps: int, path: Path = slerp) -> Array:
+def walks(z: Array, steps: int, path: Between = slerp) -> Array:
     """P walks from z[i] to z[P + i], for z (2 P, latent) -> (P, steps, latent), both ends included.
 
     path: `lerp` or `slerp`.

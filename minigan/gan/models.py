@@ -15,6 +15,7 @@ from ..nn import (
     LeakyReLU,
     Module,
     ReLU,
+    SelfAttention,
     Sequential,
     Tanh,
     Unflatten,
@@ -101,17 +102,17 @@ def head(D: Sequential) -> Sequential:
     return Sequential(*D.layers[-2:])
 
 
-def replaced(
-    net: Sequential, kinds: type[Module] | tuple[type[Module], ...], make: Callable[[Any], Module]
-) -> Sequential:
-    """The layers of a net, but make(layer) in place of each one of those kinds: replaced(D, Conv2d, SpectralNorm)."""
-    return Sequential(*[make(layer) if isinstance(layer, kinds) else layer for layer in net])
+def replaced(net: Sequential, kind: type[Module], make: Callable[[Any], Module]) -> Sequential:
+    """The layers of a net, but make(layer) in place of each one of that kind: replaced(D, Conv2d, SpectralNorm)."""
+    return Sequential(*[make(layer) if isinstance(layer, kind) else layer for layer in net])
 
 
-def with_attention(net: Sequential, image_size: int, width: int, make: Callable[[int], Module]) -> Sequential:
-    """DCGAN's G or D with make(channels) behind the activation of its maps of 14 pixels (of 28) or 16 (of 32, 64)."""
+def with_attention(net: Sequential, image_size: int, width: int, generator: Generator | None = None) -> Sequential:
+    """DCGAN's G or D with self-attention behind the activation of its maps of 14 pixels (of 28) or 16 (of 32, 64)."""
     activations = [i for i, layer in enumerate(net) if isinstance(layer, (ReLU, LeakyReLU))]
     from_image = activations if isinstance(net[0], Conv2d) else activations[::-1]
     level = 1 if image_size == 64 else 0
     behind = from_image[level] + 1
-    return Sequential(*net.layers[:behind], make(width << level), *net.layers[behind:])
+    attention = SelfAttention(width << level)
+    init.dcgan_(attention, generator)
+    return Sequential(*net.layers[:behind], attention, *net.layers[behind:])

@@ -5,8 +5,8 @@ of WGAN has all signs turned; both ways work, a mixture of them trains G to look
 
 Of a GAN, D's output is a logit l, its score before the sigmoid s; -log s(l) = softplus(-l) and -log(1 - s(l)) =
 softplus(l). In this form no gradient vanishes in a rounded probability of 0 or 1. Of a WGAN, D is a critic: its output
-is a score of no fixed scale, without sigmoid and logarithm. Other objectives give D's output other meanings yet; what
-the best D would answer, between densities p of real and q of fake images, stands at each. fgan.py has more of them.
+is a score of no fixed scale, without sigmoid and logarithm. Other objectives give D's output yet other meanings; where
+the best D is known, as a function of the densities p of real and q of fake images, it stands there. fgan.py has more.
 """
 
 from collections.abc import Callable
@@ -158,4 +158,4 @@ def drifting(objective: Objective, weight: float = 1e-3) -> Objective:
     def d(real: Tensor, fake: Tensor) -> Tensor:
         return objective.d(real, fake) + weight * (real**2).mean()
 
-    return objective._replace(name=f"{objective.name}, drift penalized", d=d)
+    return objective._replace(name=f"{objective.name}, drift penalised", d=d)

@@ -39,8 +39,8 @@ def grad_x(D: Critic, x: Array) -> Tensor:
             if isinstance(module, BATCHWISE):
                 raise ValueError(
                     f"gradient penalty: module {name} of the critic is {type(module).__name__}, which makes a score "
-                    "depend on the whole batch, so that no sample has a gradient of its own; leave it out "
-                    "(dcgan_discriminator(..., batch_norm=False)) or take LayerNorm"
+                    "depend on the whole batch, so that no sample has a gradient of its own; leave it out; "
+                    "in place of a batch norm take LayerNorm, or none (dcgan_discriminator(..., batch_norm=False))"
                 )
     leaf = Tensor(x, requires_grad=True)
     return grad(D(leaf).sum(), leaf, create_graph=True)

@@ -123,7 +123,7 @@ class Training:
             raise CheckpointError(f"{where} is of another training: {'; '.join(faults)}")
 
     def generate(self, z: Array) -> Array:
-        """Images (N, H, W, C) in [-1, 1] of latent vectors (N, latent); of a spoilt net they may not be finite."""
+        """Images (N, H, W, C) in [-1, 1] of codes (N, size); of a spoilt net they may not be finite."""
         with np.errstate(all="ignore"):
             return generate(self.sampler, z, self.settings.device)
 
@@ -163,7 +163,7 @@ class Run:
         self.say: Callable[[str], None] = lambda text: None
         self._torn = False  # whether nets and players are amidst a step
         self._shown, self._columns = shown_codes(training.recipe, training.settings)
-        # Where each code is shown with every label, images differ though G ignores its noise.
+        # Where each code is shown with every label, images would differ even if G ignored its noise.
         categories = training.recipe.latent(training.settings).categories
         self._varied = latent_vectors(training.recipe, training.settings, "samples", SHOWN) if categories else None
 

@@ -19,14 +19,14 @@ from .state import name_of_hook
 
 AT_ONCE = 250  # images
 SHOWN, COLUMNS = 64, 8
-"""How many sample pictures show, of the same latent vectors throughout a run, and how many in a row."""
+"""How many codes sample pictures show, the same throughout a run, and how many in a row; see `shown_codes`."""
 
 FAKES = 10_000
 """How many samples are measured."""
 
 
 def generate(net: Module, z: Array, device: str = "cpu") -> Array:
-    """Images (N, H, W, C) in [-1, 1] of latent vectors (N, latent), in eval mode; the net keeps its own mode."""
+    """Images (N, H, W, C) in [-1, 1] of codes (N, size), in eval mode; the net keeps its own mode."""
     training = net.training
     net.eval()
     try:
@@ -48,8 +48,8 @@ def latent_vectors(recipe: Recipe, s: Settings, stream: str, count: int) -> Arra
 def shown_codes(recipe: Recipe, s: Settings) -> tuple[Array, int]:
     """The codes of a run's sample pictures, and how many are in a row.
 
-    Of a prior with categories, a column for each value of the first one, below each other SHOWN / 8 codes that are the
-    same in all columns but for it.
+    Of a prior with categories: a row for each of 8 codes, a column for each value of the first category; all else is
+    the same along a row.
     """
     prior = recipe.latent(s)
     if not prior.categories:

@@ -158,6 +158,7 @@ def two_player(
     norm of its gradient by images, at the penalty's points (without a penalty at G's fakes, by one more backward pass;
     where the critic has batch norm, that is of the sum of a batch's scores by each image); and clip_share, the share
     of weights that lie at +-clip. For other scores their means: score_real and score_fake, before D's update.
+    A penalty adds what it logs, whatever D's output is: penalty and grad_norm.
     """
     weights = list(D.parameters())
 

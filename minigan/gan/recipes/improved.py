@@ -65,6 +65,8 @@ class Settings(gan.Settings):
                 f"replay={self.replay} and minibatch={self.minibatch}: D would judge how alike the fakes of a batch "
                 "are, half of which are not from this G; take one of them"
             )
+        if "virtual" in (self.d_norm, self.g_norm) and self.batch_size < 2:
+            raise ValueError("a virtual norm needs a reference of at least 2 images; give batch_size=2 or more")
         if self.minibatch == "std" and self.batch_size > GROUP and self.batch_size % GROUP:
             raise ValueError(
                 f"minibatch=std compares groups of {GROUP} images, which do not divide batch_size={self.batch_size}; "
@@ -78,13 +80,13 @@ class Settings(gan.Settings):
         if self.noise and self.noise_steps is None and self.epochs is not None:
             raise ValueError(
                 f"noise={self.noise:g} falls to 0 over the run's steps, which epochs={self.epochs} does not say; "
-                "give noise_steps"
+                "give steps in place of epochs, or, to a new run, noise_steps"
             )
 
 
 def attend(s: Settings, net: Sequential, start: Generator) -> Sequential:
     """`net` with self-attention."""
-    return with_attention(net, s.image_size, s.width, lambda c: init.dcgan_(nn.SelfAttention(c), start))
+    return with_attention(net, s.image_size, s.width, start)
 
 
 def equalize(net: Sequential, start: Generator) -> None:

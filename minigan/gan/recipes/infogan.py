@@ -50,7 +50,7 @@ RECIPE = recipe.Recipe(
     build,
     gan.RECIPE.presets,
     family="conditional",
-    formula="L = GAN's - I in both losses, I = E log Q(c | G(z, c)) + H(c) ≤ I(c; G(z, c))",
+    formula="L = GAN's - λ B in both losses, B = E log Q(c | G(z, c)) + H(c) ≤ I(c; G(z, c))",
     latent=latent,
     expected="FID 8.70 ± 0.22, label accuracy 42.4% ± 2.2% on MNIST in 40 s of one core",
 )

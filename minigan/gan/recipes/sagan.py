@@ -8,7 +8,7 @@ after 140.
 from dataclasses import dataclass
 from functools import partial
 
-from ...nn import SelfAttention, SpectralNorm, init, wrap_layers
+from ...nn import SpectralNorm, wrap_layers
 from ...optim import Adam
 from ...options import option
 from ...random import Generator
@@ -32,10 +32,7 @@ class Settings(gan.Settings):
 def build(s: Settings, channels: int) -> recipe.Parts:
     """Attention works on 14 x 14 or 16 x 16 pixels."""
     start = Generator(s.seed, "attention")
-    G, D = (
-        with_attention(net, s.image_size, s.width, lambda c: init.dcgan_(SelfAttention(c), start))
-        for net in recipe.dcgan(s, channels, batch_norm=False)
-    )
+    G, D = (with_attention(net, s.image_size, s.width, start) for net in recipe.dcgan(s, channels, batch_norm=False))
     power = Generator(s.seed, "power iteration")
     for net in (G, D):
         wrap_layers(net, partial(SpectralNorm, generator=power)).to(s.device)
@@ -51,5 +48,5 @@ RECIPE = recipe.Recipe(
     build,
     {"tutorial-64": {**recipe.TUTORIAL_64, "lr": 1e-4}},
     family="tricks",
-    formula="sngan's, with y = x + strength · softmax(g(x) f(x)ᵀ) h(x) in both nets",
+    formula="sngan's, with W / σ(W) in G, too, and y = x + strength · v(softmax(g(x) f(x)ᵀ) h(x)) in both nets",
 )

@@ -34,7 +34,7 @@ def posterior(E: Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return both[:, :half], both[:, half:]
 
 
-def reparameterized(mean: Tensor, log_variance: Tensor, generator: Generator) -> Tensor:
+def sampled_codes(mean: Tensor, log_variance: Tensor, generator: Generator) -> Tensor:
     """A code from each Gaussian, (N, latent): mean + deviation * e, so that gradients reach both (section 2.4)."""
     noise = Tensor.of(generator.normal(mean.shape, mean.dtype, mean.device))
     return mean + exp(0.5 * log_variance) * noise
@@ -56,7 +56,7 @@ def build(s: Settings, channels: int) -> recipe.Parts:
         x = Tensor.of(game.images())
         mean, log_variance = posterior(E, x)
         kl = kl_divergence(mean, log_variance)
-        error = squared_error(x, G(reparameterized(mean, log_variance, codes))) / s.sigma**2
+        error = squared_error(x, G(sampled_codes(mean, log_variance, codes))) / s.sigma**2
         return error + kl, {"reconstruction": error.item(), "kl": kl.item()}
 
     return recipe.Parts({"G": G, "E": E}, [Player("g", [E, G], optimizer, loss)], {"posterior": codes})

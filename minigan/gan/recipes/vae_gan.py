@@ -14,11 +14,11 @@ from ...options import option
 from ...random import Generator
 from ...tensor import Tensor
 from ..models import dcgan_discriminator, features, head
-from ..objectives import non_saturating_generator_loss
+from ..objectives import discriminator_loss, non_saturating_generator_loss
 from ..train import Game, Logs, Player, probability
 from . import gan, recipe
 from .autoencoder import squared_error
-from .vae import kl_divergence, posterior, reparameterized
+from .vae import kl_divergence, posterior, sampled_codes
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,22 @@ def build(s: Settings, channels: int) -> recipe.Parts:
     def d_loss(game: Game) -> tuple[Tensor, Logs]:
         x = Tensor.of(game.images())
         with no_grad():
-            rebuilt, fakes = G(reparameterized(*posterior(E, x), codes)), G(game.z())
+            rebuilt, fakes = G(sampled_codes(*posterior(E, x), codes)), G(game.z())
         real, fake = D(x), D(fakes)
-        loss = softplus(-real).mean() + softplus(D(rebuilt)).mean() + softplus(fake).mean()
+        loss = discriminator_loss(real, fake) + softplus(D(rebuilt)).mean()
         return loss, {"d_real": probability(real), "d_fake_before": probability(fake)}
 
     def e_loss(game: Game) -> tuple[Tensor, Logs]:
         x = Tensor.of(game.current)
         mean, log_variance = posterior(E, x)
         kl = kl_divergence(mean, log_variance)
-        error = squared_error(trunk(x), trunk(G(reparameterized(mean, log_variance, codes))))
+        error = squared_error(trunk(x), trunk(G(sampled_codes(mean, log_variance, codes))))
         return error + kl, {"reconstruction": error.item(), "kl": kl.item()}
 
     def g_loss(game: Game) -> tuple[Tensor, Logs]:
         x = Tensor.of(game.current)
         with no_grad():
-            code = reparameterized(*posterior(E, x), codes)
+            code = sampled_codes(*posterior(E, x), codes)
             real = trunk(x)
         rebuilt, fake = trunk(G(code)), D(G(game.z()))
         caught = non_saturating_generator_loss(last(rebuilt)) + non_saturating_generator_loss(fake)
@@ -79,5 +79,6 @@ RECIPE = recipe.Recipe(
     build,
     {"tutorial-64": {**recipe.TUTORIAL_64, "lr": 2e-4}},
     family="baselines",
-    formula="E: |f(x) - f(G(z))|² / 2 + KL;  G: γ |f(x) - f(G(z))|² / 2, and gan's;  D: gan's;  f: D's features",
+    formula="E: |f(x) - f(G(z))|² / 2 + KL;  G: γ |f(x) - f(G(z))|² / 2, and gan's;  D: gan's, where "
+    "reconstructions are fakes, too;  f: D's features",
 )
