@@ -42,4 +42,5 @@ RECIPE = recipe.Recipe(
     gan.RECIPE.presets,
     family="baselines",
     formula="min_{E,G} E |x - G(E(x))|² / 2",
+    expected="FID 55.39 ± 13.41 on MNIST in 30 s of one core",
 )

@@ -28,4 +28,5 @@ RECIPE = recipe.Recipe(
     build,
     gan.RECIPE.presets,
     formula="max_D E g(D(x)) - E f*(g(D(G(z))));  max_G E g(D(G(z)))",
+    expected="FID 32.34 ± 1.29 on MNIST in 30 s of one core",
 )

@@ -39,4 +39,5 @@ RECIPE = recipe.Recipe(
     gan.RECIPE.presets,
     family="penalties",
     formula="gan's, and D minimises λ/2 E |∇D(x)|²",
+    expected="FID 11.21 ± 0.72 on MNIST in 30 s of one core",
 )

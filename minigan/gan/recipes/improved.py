@@ -212,4 +212,5 @@ RECIPE = recipe.Recipe(
     gan.RECIPE.presets,
     family="tricks",
     formula="gan's, changed by each trick",
+    expected="d_norm=spectral: FID 13.48 ± 0.67 on MNIST in 30 s of one core",
 )

@@ -49,4 +49,5 @@ RECIPE = recipe.Recipe(
     {"tutorial-64": {**recipe.TUTORIAL_64, "lr": 1e-4}},
     family="tricks",
     formula="sngan's, with W / σ(W) in G, too, and y = x + strength · v(softmax(g(x) f(x)ᵀ) h(x)) in both nets",
+    expected="FID 13.96 ± 1.21 on MNIST in 30 s of one core",
 )

@@ -40,4 +40,5 @@ RECIPE = recipe.Recipe(
     gan.RECIPE.presets,
     family="penalties",
     formula="max_D E min(0, D(x) - 1) + E min(0, -D(G(z)) - 1), W / σ(W) in D;  max_G E D(G(z))",
+    expected="FID 14.20 ± 0.36 on MNIST in 30 s of one core",
 )

@@ -81,4 +81,5 @@ RECIPE = recipe.Recipe(
     family="baselines",
     formula="E: |f(x) - f(G(z))|² / 2 + KL;  G: γ |f(x) - f(G(z))|² / 2, and gan's;  D: gan's, where "
     "reconstructions are fakes, too;  f: D's features",
+    expected="FID 33.98 ± 4.60 on MNIST in 30 s of one core",
 )
