@@ -57,7 +57,7 @@ TABLES = {
         "`improved` are `gan` with one key changed (`equalized=true` wants another step size with it); those from "
         "`sngan` on are systems of their own. `improved equalized=true`, `sagan`'s G and `vae-gan` take steps of 1e-3, "
         "and their fair neighbour is `gan lr=1e-3`; D's are 4e-4 in `sagan` and in `improved d_lr=4e-4`; all others "
-        "are 2e-4, as in `gan`.",
+        "are 2e-4, as in `gan`. So short a training tells what begins quickly, not what ends well.",
         (
             "gan",
             "gan lr=1e-3",

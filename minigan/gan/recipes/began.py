@@ -122,4 +122,5 @@ RECIPE = recipe.Recipe(
     build,
     {"tutorial-64": {**recipe.TUTORIAL_64, "lr": 1e-4, "gamma": 0.5, "lambda_k": 1e-3}},
     formula="min_D L(x) - k L(G(z));  min_G L(G(z));  k += λ (γ L(x) - L(G(z)));  L(v) = |v - D(v)|",
+    expected="FID 63.93 ± 9.17 on MNIST in 40 s of one core",
 )

@@ -38,4 +38,5 @@ RECIPE = recipe.Recipe(
     gan.RECIPE.presets,
     family="penalties",
     formula="gan's, and D minimises λ E (|∇D(x + δ)| - 1)²",
+    expected="FID 22.41 ± 2.74 on MNIST in 40 s of one core",
 )

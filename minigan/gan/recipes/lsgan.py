@@ -18,4 +18,5 @@ RECIPE = recipe.Recipe(
     build,
     gan.RECIPE.presets,
     formula="min_D E (D(x) - 1)² / 2 + E D(G(z))² / 2;  min_G E (D(G(z)) - 1)² / 2",
+    expected="FID 23.54 ± 1.39 on MNIST in 40 s of one core",
 )

@@ -18,4 +18,5 @@ RECIPE = recipe.Recipe(
     build,
     gan.RECIPE.presets,
     formula="min_G max_D E log s(D(x)) + E log(1 - s(D(G(z))))",
+    expected="FID 75.28 ± 8.32 on MNIST in 40 s of one core",
 )

@@ -71,4 +71,5 @@ RECIPE = recipe.Recipe(
     gan.RECIPE.presets,
     family="baselines",
     formula="min_{E,G} E |x - G(z)|² / 2σ² + KL(q(z|x), N(0, I)),  z ~ q(z|x) = N(E(x))",
+    expected="FID 15.52 ± 0.25 on MNIST in 40 s of one core",
 )

@@ -39,4 +39,5 @@ RECIPE = recipe.Recipe(
     build,
     {"tutorial-64": {**recipe.TUTORIAL_64, "lr": 5e-5}},
     formula="max_D E D(x) - E D(G(z)), every weight of D in [-c, c];  max_G E D(G(z))",
+    expected="FID 15.60 ± 1.11 on MNIST in 40 s of one core",
 )

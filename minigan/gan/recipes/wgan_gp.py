@@ -49,4 +49,5 @@ RECIPE = recipe.Recipe(
     {"tutorial-64": {**recipe.TUTORIAL_64, "lr": 1e-4}},
     family="penalties",
     formula="max_D E D(x) - E D(G(z)) - λ E (|∇D(x̂)| - 1)²;  max_G E D(G(z))",
+    expected="FID 33.79 ± 0.55 on MNIST in 40 s of one core",
 )
