@@ -57,10 +57,10 @@ STEPS = 9
 KILLS = 20
 HOOKS = ("ema=0.9", "lr_schedule=linear", "clip_norm=1")
 RUNS = {
-    **{name: (name,) for name in ("gan", "minimax", "wgan-clip", "wgan-gp")},
+    **{name: (name,) for name in ("gan", "wgan-clip", "wgan-gp")},
     "hooks": ("gan", *HOOKS),
     "evaluated": ("gan", "evaluate_every=5", "data=labelled.npz", "keep=1"),
-    "tricks": ("improved", "replay=6", "noise=0.1", "d_norm=virtual"),
+    "tricks": ("improved", "replay=6", "noise=0.1"),
     "labels": ("cgan", "classes=2", "data=labelled.npz"),
 }
 """Name -> words after `minigan train`. test_recipes.py resumes all recipes, within one process."""
@@ -935,7 +935,8 @@ def test_nan_ends_a_run_in_its_last_good_state(folder: Path, says: Says, name: s
     assert match, err
     good = int(match[3])
     assert int(match[2]) == good + 1
-    assert re.search(r"'s (forward|backward) pass produced (NaN|an infinity) \(shape|after the update by", match[1])
+    where = r"'s (forward|backward) pass produced (NaN|an infinity) \(shape|after the (update by|forward pass)"
+    assert re.search(where, match[1])
     checkpoints = Checkpoints("spoilt/checkpoints")
     assert checkpoints.steps()[-1] == good
     for step in checkpoints.steps():
