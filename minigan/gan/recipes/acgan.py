@@ -2,7 +2,7 @@
 
 The class logits are more outputs of D's last layer. They learn from real images only, as in the code of WGAN-GP's
 authors (gan_cifar_resnet.py), unless learn_from_fakes=true, which is the paper's: here G and D then agreed on signs of
-their own for the labels; of fakes, after 700 steps, D read all, but an independent classifier 17 % to 50 %.
+their own for the labels, which D read in all fakes, and an independent classifier in half of them at best.
 Labels begin quietly, as any input of G: louder, as CGAN's, they left no variety within a class.
 """
 
