@@ -1,7 +1,8 @@
 """Times whole training steps on a GPU, of one contender: python gpu_steps.py ours|eager|graph|compiled cuda|emulator
 
-ours: as the examples train. eager: PyTorch as written in torch_steps.py. graph: its whole step captured as one CUDA
-graph, which is as little work for the host as there can be. compiled: its nets by torch.compile, and that as a graph.
+ours: as the examples train, and as they do under capture=False. eager: PyTorch as written in torch_steps.py. graph: its
+whole step captured as one CUDA graph, which is as little work for the host as there can be. compiled: its nets by
+torch.compile, and that as a graph.
 Prints a line of JSON for each row and variant. Every step's losses are read, as a training's log has them; PyTorch's
 "unread_ms" is without: the host may run ahead.
 """
@@ -75,7 +76,9 @@ def ours(row: Row, device: str) -> Variants:
 
     from minigan import kernels
 
-    yield "ours", lambda: {"ms": Ours(row, device).step, "wait": kernels.synchronize}
+    for name, capture in (("ours", True), ("ours, not captured", False)):
+        step = Ours(row, device, capture=capture).step
+        yield name, partial(dict, ms=step, wait=kernels.synchronize)
 
 
 # ---- PyTorch -----------------------------------------------------------------------------------------------------

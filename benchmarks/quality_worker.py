@@ -40,18 +40,15 @@ class Ours:
     def __init__(self, recipe: str, seed: int, data: Any) -> None:
         from minigan.gan.recipes import RECIPES
         from minigan.gan.run import Training
+        from minigan.gan.train import Turns
 
         self.training = Training(RECIPES[recipe], settings_of(recipe, seed), data)
         self.images, self.done = self.training.images[0], 0
+        self.turns = Turns(self.training.game, self.training.parts.players)
 
     def step(self) -> list[float]:
-        from minigan.gan import train
-
-        losses: list[float] = []
         self.done += 1
-        look = [lambda step, logs: losses.extend(value for key, value in logs.items() if key.endswith("_loss"))]
-        train(self.training.game, self.training.parts.players, self.done, look, first=self.done)
-        return losses
+        return [value for key, value in self.turns.step(self.done).items() if key.endswith("_loss")]
 
     def nets(self) -> dict[str, Any]:
         return self.training.parts.nets

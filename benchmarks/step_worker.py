@@ -8,19 +8,25 @@ of steps, takes so many, and answers with milliseconds and minor page faults of 
 import json
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from step_rows import ROWS
+from step_rows import ROWS, Row
 
-FIRST = 5  # steps, in which the memory is measured
+FIRST = 5  # steps, in which the memory is measured, and minigan records
 WARM = 3  # more steps
+INSIDE = 5  # steps that are profiled
+REPLAYS = 1000  # in which page faults are counted, if they take no longer than they may
 
 
 def main(task: dict[str, Any]) -> None:
-    kinds: dict[str, Callable[..., None]] = {"machine": machine, "check": check, "ours": ours, "torch": torch}
+    kinds: dict[str, Callable[..., None]] = {
+        "machine": machine, "check": check, "ours": ours, "inside": inside, "torch": torch
+    }  # fmt: skip
     kinds[task.pop("kind")](**task)
 
 
@@ -47,6 +53,7 @@ def check(rows: Sequence[str], threads: int, with_torch: bool) -> None:
 
     Of a GAN in one step, where G meets the updated D; of a critic in two, so that its update shows, too. Further on the
     differences of rounding grow. Without PyTorch ours alone. In any case Numba's cache knows all kernels afterwards.
+    RuntimeError if replayed steps do not find the very losses of steps that are not.
     """
     if with_torch:
         import rival
@@ -56,13 +63,21 @@ def check(rows: Sequence[str], threads: int, with_torch: bool) -> None:
     import numba
     from steps import Ours, latent, mix
 
+    from minigan import manual_seed
     from minigan.interop.torch import to_torch
 
     numba.set_num_threads(threads)
-    for row in map(ROWS.__getitem__, rows):
-        mine, found = Ours(row), []
 
-        def losses(step: Callable[[], list[float]], steps: int = 1 if row.objective == "gan" else 2) -> list[float]:
+    def started(row: Row, capture: bool) -> Ours:
+        manual_seed(0)
+        return Ours(row, capture=capture)
+
+    for row in map(ROWS.__getitem__, rows):
+        mine, eager = (started(row, capture) for capture in (True, False))
+        found: list[list[float]] = []
+        compared = 1 if row.objective == "gan" else 2
+
+        def losses(step: Callable[[], list[float]], steps: int = compared) -> list[float]:
             return [loss for _ in range(steps) for loss in step()]
 
         if with_torch:
@@ -74,21 +89,56 @@ def check(rows: Sequence[str], threads: int, with_torch: bool) -> None:
             other.G.load_state_dict(to_torch(mine.G))
             other.D.load_state_dict(to_torch(mine.D))
             found.append(losses(other.step))
-        answer([losses(mine.step), *found])
+        replayed, others = losses(mine.step, FIRST), losses(eager.step, FIRST)
+        if replayed != others:
+            raise RuntimeError(f"replayed steps find losses {replayed} and others {others}; nothing was timed")
+        answer([others[: compared * len(mine.players)], *found])
 
 
-def ours(row: str, threads: int) -> None:
+def ours(row: str, threads: int, capture: bool) -> None:
     """First answers {"peak_mb"}."""
     import numba
     from steps import Ours
 
     numba.set_num_threads(threads)
-    step = Ours(ROWS[row]).step
+    step = Ours(ROWS[row], capture=capture).step
     wait()
     peak = peak_mb(step)
     timed(step, WARM)
     answer({"peak_mb": peak})
     take_turns(step)
+
+
+def inside(row: str, threads: int, capture: bool, seconds: float) -> None:
+    """Answers {"arrays_mb", "outside", "replays", "replay_faults"} of ours, as step_report.py's FIELDS say."""
+    import numba
+    from steps import Ours
+
+    from minigan import profile
+
+    numba.set_num_threads(threads)
+    step = Ours(ROWS[row], capture=capture).step
+    tracemalloc.start()
+    for _ in range(FIRST):
+        step()
+    tracemalloc.reset_peak()
+    step()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    step()
+    with redirect_stdout(StringIO()), profile() as p:
+        for _ in range(INSIDE):
+            step()
+    faults, replays, end = minor_faults(), 0, time.perf_counter() + seconds
+    while capture and replays < REPLAYS and time.perf_counter() < end:
+        step()
+        replays += 1
+    answer({
+        "arrays_mb": peak / 1e6,
+        "outside": 1 - sum(kernel.seconds for kernel in p.kernels) / p.wall,
+        "replays": replays,
+        "replay_faults": None if faults is None else (minor_faults() or 0) - faults,
+    })  # fmt: skip
 
 
 def torch(row: str, threads: int, options: dict[str, Any]) -> None:

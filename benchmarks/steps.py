@@ -1,7 +1,7 @@
 """The step as minigan takes it: by the nets, the players and the loop of minigan.gan, as the examples do."""
 
 from functools import partial
-from itertools import pairwise, repeat
+from itertools import count, pairwise, repeat
 
 from step_rows import Row
 
@@ -13,9 +13,9 @@ from minigan.gan import (
     dcgan_discriminator,
     dcgan_generator,
     gradient_penalty,
-    train,
     two_player,
 )
+from minigan.gan.train import Turns
 from minigan.nn import Linear, Module, ReLU, Sequential
 from minigan.optim import Adam, Optimizer, RMSprop
 from minigan.random import Generator
@@ -32,9 +32,12 @@ def mix() -> Generator:
 
 
 class Ours:
-    """G, D and the players of a row; of a critic's row only the critic, unless `both` shall play."""
+    """G, D and the players of a row; of a critic's row only the critic, unless `both` shall play.
 
-    def __init__(self, row: Row, device: str = "cpu", both: bool = False) -> None:
+    capture: as of `train`.
+    """
+
+    def __init__(self, row: Row, device: str = "cpu", both: bool = False, capture: bool = True) -> None:
         if row.size is None:
             self.G, self.D = mlp(row.width, 2), mlp(row.width, 1)
         else:
@@ -53,13 +56,12 @@ class Ours:
             penalty=penalty or None, clip=row.clip,
         )  # fmt: skip
         self.players = players if gan or both else players[:1]
-        self.game = Game(repeat(kernels.move(row.real(), device)), latent(), row.latent, row.batch, device)
+        game = Game(repeat(kernels.move(row.real(), device)), latent(), row.latent, row.batch, device)
+        self.turns, self.numbers = Turns(game, self.players, capture), count(1)
 
     def logs(self) -> dict[str, float]:
         """What one step logs."""
-        logs: dict[str, float] = {}
-        train(self.game, self.players, 1, [lambda _, found: logs.update(found)])
-        return logs
+        return self.turns.step(next(self.numbers))
 
     def step(self) -> list[float]:
         """The players' losses, before their updates."""

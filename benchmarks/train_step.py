@@ -1,6 +1,7 @@
 """Times whole training steps against PyTorch: python benchmarks/train_step.py
 
-Both first take a step from the same weights, images and random numbers, and must find the same losses. Then each
+Both first take a step from the same weights, images and random numbers, and must find the same losses; replayed steps
+of ours must find those of others to the bit. Then each
 contender has a process of its own, with the OpenMP, the malloc and the settings that its users have, and they take
 turns: in each round every one takes a step (of the small nets a few) in an order of its own, after a pause in which the
 threads of the last one have gone to sleep. Compare within one run only.
@@ -80,6 +81,7 @@ def measure(name: str, threads: int, rounds: int, order: random.Random, with_tor
     """All rounds of one row. WorkerError if a contender ends; torch.compile and bf16 may fail to start."""
     row = ROWS[name]
     fair = fair_rivals(row, threads) if with_torch else {}
+    settings = environment(1 if row.size is None else threads)  # the example of the toy gives NumPy's BLAS one thread
     workers: dict[str, Worker] = {}
     ready: dict[str, Ready] = {}
     not_run: dict[str, str] = {}
@@ -87,15 +89,14 @@ def measure(name: str, threads: int, rounds: int, order: random.Random, with_tor
 
         def start(contender: str, kind: str, **more: Any) -> None:
             task = {"kind": kind, "row": name, "threads": threads, **more}
-            # The example of the toy gives NumPy's BLAS one thread.
-            settings = environment(1 if row.size is None else threads)
             workers[contender] = stack.enter_context(Worker(f"{name}, {contender}", task, settings))
 
         def begin(contender: str) -> None:
             """Its first steps; nobody else does anything meanwhile."""
             ready[contender] = workers[contender].ask("begin")
 
-        start("ours", "ours")
+        start("ours", "ours", capture=True)
+        start("eager", "ours", capture=False)
         for contender, more in fair.items():
             start(contender, "torch", **more)
         if fair:
@@ -118,7 +119,12 @@ def measure(name: str, threads: int, rounds: int, order: random.Random, with_tor
                     not_run[contender] = str(error)
                     print(error, file=sys.stderr)
         turns = [take_turns(workers, row.steps, order) for _ in tqdm(range(rounds), name, unit="round")]
-    return figures(name, row, ready, turns, not_run)
+    inside = {}
+    for contender, capture in (("ours", True), ("eager", False)):
+        task = {"kind": "inside", "row": name, "threads": threads, "capture": capture, "seconds": float(rounds)}
+        with Worker(f"{name}, inside {contender}", task, settings) as worker:
+            inside[contender] = worker.answer()
+    return figures(name, row, ready, inside, turns, not_run)
 
 
 def take_turns(workers: Mapping[str, Worker], steps: int, order: random.Random) -> Turns:

@@ -24,7 +24,7 @@ from minigan.gan.pictures import to_bytes
 from minigan.gan.recipes import RECIPES
 from minigan.gan.run import Training
 from minigan.gan.sampling import latent_vectors, shown_codes
-from minigan.gan.train import Logs, train
+from minigan.gan.train import Turns
 from minigan.metrics import Reference, label_scores, train_classifier
 from minigan.metrics.images import pixels
 from minigan.metrics.report import rarest_share
@@ -57,18 +57,18 @@ class Trainee:
             self.training = Training(recipe, settings, data)
         except ValueError as error:
             raise Refused(str(error)) from error
+        self.turns = Turns(self.training.game, self.training.parts.players)
         self.done, self.seconds = 0, 0.0
 
     def steps(self, count: int) -> None:
         """Takes so many. FloatingPointError if a loss is not finite."""
-        start, game, players = time.process_time(), self.training.game, self.training.parts.players
+        start = time.process_time()
         try:
-            train(game, players, self.done + count, [self._count], first=self.done + 1)
+            for _ in range(count):
+                self.turns.step(self.done + 1)
+                self.done += 1
         finally:
             self.seconds += time.process_time() - start
-
-    def _count(self, step: int, logs: Logs) -> None:
-        self.done = step
 
 
 class Samples(NamedTuple):

@@ -18,8 +18,7 @@ import minigan as mg
 from minigan.kernels.activation.reference import sigmoid as sigmoid_kernel
 
 try:  # a cpu.py is imported only where Numba is installed; only kernels/ may import Numba, through kernels/jit.py
-    from minigan.kernels.jit import prange
-    from minigan.kernels.loops import check, flat, loop, result
+    from minigan.kernels.loops import check, flat, loop, part, result
 except ImportError:
     NUMBA = False
 else:
@@ -49,26 +48,28 @@ if NUMBA:
         """x s(x)."""
         check("swish", x)
         y = result("swish", out, x.shape, x.dtype)
-        _swish(flat(x), y.reshape(-1))
+        _swish(x.size, flat(x), y.reshape(-1))
         return y
 
     def swish_backward_cpu(gy: Array, x: Array, out: Array | None = None) -> Array:
         """gy s (1 + x (1 - s)) with s = s(x)."""
         check("swish_backward", gy, x)
         gx = result("swish_backward", out, gy.shape, gy.dtype)
-        _swish_backward(flat(gy), flat(x), gx.reshape(-1))
+        _swish_backward(x.size, flat(gy), flat(x), gx.reshape(-1))
         return gx
 
     @loop
-    def _swish(x: Array, y: Array) -> None:
+    def _swish(x: Array, y: Array, thread: int, threads: int) -> None:
         one = x.dtype.type(1)  # a plain 1 would make float64 of float32
-        for i in prange(x.size):
+        start, end = part(x.size, thread, threads)
+        for i in range(start, end):
             y[i] = x[i] / (one + math.exp(-x[i]))
 
     @loop
-    def _swish_backward(gy: Array, x: Array, gx: Array) -> None:
+    def _swish_backward(gy: Array, x: Array, gx: Array, thread: int, threads: int) -> None:
         one = x.dtype.type(1)
-        for i in prange(x.size):
+        start, end = part(x.size, thread, threads)
+        for i in range(start, end):
             s = one / (one + math.exp(-x[i]))
             gx[i] = gy[i] * s * (one + x[i] * (one - s))
 

@@ -22,13 +22,14 @@ from .device import (
     move,
     name_of,
     operand,
-    own,
+    places,
     read_only,
     synchronize,
     to_host,
 )
-from .dispatch import KERNELS, Kernel, backend, first_run, threads, use
+from .dispatch import KERNELS, Kernel, backend, changed_layout, first_run, layout, own, threads, use
 from .prepared import Prepared
+from .recording import CaptureError, branch, listening, live, made, read
 
 # name, folder, compiled implementations beside reference.py
 add = Kernel("add", "elementwise")
@@ -48,6 +49,12 @@ clip = Kernel("clip", "elementwise", "cuda")
 where = Kernel("where", "elementwise")
 greater_share = Kernel("greater_share", "elementwise", "cuda")
 inside = Kernel("inside", "elementwise")
+less = Kernel("less", "elementwise")
+less_equal = Kernel("less_equal", "elementwise")
+greater = Kernel("greater", "elementwise")
+greater_equal = Kernel("greater_equal", "elementwise")
+equal = Kernel("equal", "elementwise")
+not_equal = Kernel("not_equal", "elementwise")
 cast = Kernel("cast", "elementwise")
 
 leaky_relu = Kernel("leaky_relu", "activation", "cpu", "cuda")
@@ -58,9 +65,9 @@ elu = Kernel("elu", "activation", "cpu", "cuda")
 elu_backward = Kernel("elu_backward", "activation", "cpu", "cuda")
 tanh = Kernel("tanh", "activation", "cuda")
 tanh_backward = Kernel("tanh_backward", "activation", "cpu", "cuda")
-sigmoid = Kernel("sigmoid", "activation", "cuda")
+sigmoid = Kernel("sigmoid", "activation", "cpu", "cuda")
 sigmoid_backward = Kernel("sigmoid_backward", "activation", "cpu", "cuda")
-softplus = Kernel("softplus", "activation", "cuda")
+softplus = Kernel("softplus", "activation", "cpu", "cuda")
 
 sum = Kernel("sum", "reduce", "cuda")
 amax = Kernel("amax", "reduce", "cuda")
@@ -68,6 +75,7 @@ amax_share = Kernel("amax_share", "reduce", "cuda")
 logsumexp = Kernel("logsumexp", "reduce", "cuda")
 
 copy = Kernel("copy", "indexing", "cuda")
+reshape = Kernel("reshape", "indexing", "cuda")
 take = Kernel("take", "indexing", "cuda")
 scatter_add = Kernel("scatter_add", "indexing", "cuda")
 concatenate = Kernel("concatenate", "indexing", "cuda")
@@ -97,12 +105,15 @@ normal = Kernel("normal", "random", "cpu", "cuda")
 __all__ = [
     "DEVICES",
     "KERNELS",
+    "CaptureError",
     "Geometry",
     "Kernel",
     "Prepared",
     "as_array",
     "backend",
     "beside",
+    "branch",
+    "changed_layout",
     "checked",
     "connect",
     "empty",
@@ -111,10 +122,16 @@ __all__ = [
     "first_run",
     "host_copy",
     "is_array",
+    "layout",
+    "listening",
+    "live",
+    "made",
     "move",
     "name_of",
     "operand",
     "own",
+    "places",
+    "read",
     "read_only",
     "set_conv_algorithm",
     "synchronize",

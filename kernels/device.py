@@ -6,7 +6,7 @@ included, is the same on both. Nothing imports cupy before somebody asks for "cu
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,26 @@ class Device:
     def array(self, values: Any) -> Any:
         """A C-contiguous copy of a NumPy array on the device."""
         return self.xp.array(values, order="C")
+
+    def view(
+        self, block: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> Any:
+        """An array in a block of bytes of the device."""
+        if self.name == "emulator":
+            return self.xp.ndarray(np.ndarray(shape, dtype, block.host, offset, strides))
+        return self.xp.ndarray(shape, dtype, block.data + offset, strides)
+
+    def graph(self, runs: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
+        """What runs all of them, kernels' launches: one launch of a CUDA graph on a GPU, a list elsewhere."""
+        if self.name == "cuda":
+            made: Callable[[], Any] = importlib.import_module(f"{__package__}.gpu").graph(runs)
+            return made
+
+        def run() -> None:
+            for each in runs:
+                each()
+
+        return run
 
 
 DEVICES: dict[type, Device] = {}
@@ -115,6 +135,11 @@ def to_host(values: Any) -> Any:
     """A copy of a device's array as NumPy's; anything else as it is."""
     device = DEVICES.get(type(values))
     return values if device is None else device.xp.asnumpy(values)
+
+
+def places(mask: Array) -> tuple[Array, ...]:
+    """Where a mask holds: an index array for each of its axes, on the CPU."""
+    return np.nonzero(to_host(mask))
 
 
 def host_copy(array: Array) -> Array:

@@ -19,8 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
+from . import recording
 from .device import DEVICES, Device, operand, to_host
+from .device import own as device_own
+
+Array = NDArray[Any]
 
 BACKENDS = ("auto", "reference", "cpu")
 
@@ -40,6 +45,7 @@ class Kernel:
 
     def __init__(self, name: str, folder: str, *compiled: str) -> None:
         self.name, self.folder, self.compiled = name, folder, compiled
+        self.in_place = folder == "optimizer"
         self._chosen: Callable[..., Any] | None = None
         self._cuda: Callable[..., Any] | None = None
         KERNELS[name] = self
@@ -47,6 +53,8 @@ class Kernel:
         importlib.import_module(f"{__package__}.{folder}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if recording.current is not None and recording.listening():
+            return recording.current.call(self, args, kwargs)
         if DEVICES and (device := _device(args) or _device(kwargs.values())) is not None:
             return self._on(device, args, kwargs)
         return (self._chosen or self._choose())(*args, **kwargs)
@@ -66,6 +74,10 @@ class Kernel:
         function: Callable[..., Any] = getattr(imported, self.name)
         return function
 
+    def runner(self, args: Iterable[Any]) -> Callable[..., Any]:
+        """What a call with such arguments runs, for a recorded step to call directly."""
+        return self if DEVICES and _device(args) is not None else self._chosen or self._choose()
+
     def _choose(self) -> Callable[..., Any]:
         backend = ("cpu" if numba_available() else "reference") if _backend == "auto" else _backend
         chosen = self.implementation(backend)
@@ -84,6 +96,15 @@ class Kernel:
             return self._cuda(*map(operand, args), **kwargs)
         except MemoryError as error:  # CuPy's is one
             raise MemoryError(f"{self.name}: {device.name} has no room left: {error}; use smaller batches") from error
+
+
+def own(values: Any, dtype: DTypeLike | None = None) -> Array:
+    """A new C-contiguous array of the values, on the device where they are."""
+    if recording.listening() and recording.is_device_array(values):
+        same = dtype is None or values.dtype == dtype
+        ordered: Array = KERNELS["copy"](values) if same or not values.flags.c_contiguous else values
+        return ordered if same else KERNELS["cast"](ordered, np.dtype(dtype))  # which keeps the order of the axes
+    return device_own(values, dtype)
 
 
 def _device(values: Iterable[Any]) -> Device | None:
@@ -145,9 +166,24 @@ def use(name: str) -> Iterator[None]:
         _select(previous)
 
 
+_layout = 0
+
+
+def layout() -> int:
+    """Another number each time that tensors have got other memory, or kernels other implementations."""
+    return _layout
+
+
+def changed_layout() -> None:
+    """Says that they have: recorded steps hold on to both."""
+    global _layout
+    _layout += 1
+
+
 def _select(name: str) -> None:
     global _backend
     _backend = name
+    changed_layout()
     for kernel in KERNELS.values():
         kernel._chosen = None
 

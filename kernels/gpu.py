@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,29 @@ def driver_version() -> int | None:
         version = ctypes.c_int()
         return version.value if cuda.cuDriverGetVersion(ctypes.byref(version)) == 0 else None
     return None
+
+
+def graph(runs: Sequence[Callable[[], Any]]) -> Callable[[], None]:
+    """The kernels that `runs` launch, recorded as a CUDA graph: what launches them all at once.
+
+    Each must have run before, so that its kernels are compiled. Memory that one takes for itself comes from a pool that
+    lives as long as the graph: from the common one it would be handed out again, and the graph would still write to it.
+    """
+    cupy = _cupy()
+    stream, pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
+    cupy.cuda.get_current_stream().synchronize()
+    with stream, cupy.cuda.using_allocator(pool.malloc):
+        stream.begin_capture()
+        try:
+            for run in runs:
+                run()
+        finally:
+            recorded = stream.end_capture()
+
+    def launch(graph: Any = recorded, memory: Any = pool) -> None:
+        graph.launch(cupy.cuda.get_current_stream())
+
+    return launch
 
 
 def _cupy() -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .jit import njit
+from .jit import get_num_threads, inner, njit
 
 Array = NDArray[Any]
 
@@ -23,21 +23,48 @@ SERIAL = 1 << 16
 
 
 def loop(function: Callable[..., None]) -> Callable[..., None]:
-    """Compiles `function(array, ...)`, a loop over `prange`, twice and lazily: `array.size` chooses.
+    """Compiles `function(..., thread, threads)`, a thread's share of a loop; the result is called as run(size, ...).
 
-    Division by zero gives inf as in NumPy, since a test for it would prevent vector code.
+    Up to SERIAL elements in `size` one thread does it all. `part` says which share is whose. Inner loops run over
+    slices, from 0 to their length: an index that may be negative is tested for wrap-around, which prevents vector code.
+    Division by zero gives inf as in NumPy, since a test for it would prevent vector code, too.
     """
-    small = njit(cache=True, error_model="numpy")(function)
-    # Numba names its cache entry after the function, and the two versions need two entries.
-    twin = FunctionType(function.__code__, function.__globals__, f"{function.__name__}_parallel")
-    twin.__qualname__ = twin.__name__
-    large = njit(cache=True, error_model="numpy", parallel=True)(twin)
+    share = njit(cache=True, error_model="numpy")(function)
+    versions = [share]
 
-    def run(array: Array, *rest: Any) -> None:
-        (small if array.size <= SERIAL else large)(array, *rest)
+    def run(size: int, *args: Any) -> None:
+        if size <= SERIAL:
+            share(*args, 0, 1)
+            return
+        if len(versions) == 1:
+            versions.append(_on_threads(function, share))
+        versions[1](get_num_threads(), args)
 
-    run.versions = small, large  # type: ignore[attr-defined]  # for tests
+    run.versions = versions  # type: ignore[attr-defined]  # for tests
     return run
+
+
+def _on_threads(function: Callable[..., None], share: Any) -> Any:
+    """What runs `share` on so many threads: (threads, args)."""
+    # Not imported before: it starts the threads, after which the process cannot fork.
+    from .parallel import run as start
+    from .parallel import task
+
+    # Numba names its cache entry after the function and keeps it by the file of its code, which is this one for all.
+    name = f"{function.__module__}.{function.__name__}_on_threads".replace(".", "_")
+    twin = FunctionType(_start.__code__, {"__name__": __name__, "start": start, "task": task, "share": share}, name)
+    twin.__qualname__ = name
+    return njit(cache=True)(twin)
+
+
+def _start(threads: int, args: Any) -> None:
+    start(threads, task(share, args))  # type: ignore[name-defined]  # noqa: F821  # globals of each twin
+
+
+@inner(cache=True)
+def part(n: int, thread: int, threads: int) -> tuple[int, int]:
+    """The thread's share of n elements: from, to."""
+    return n * thread // threads, n * (thread + 1) // threads
 
 
 def flat(x: Array, *shape: int) -> Array:
@@ -45,18 +72,12 @@ def flat(x: Array, *shape: int) -> Array:
 
     Aligned, too: compiled code counts in elements, from one array to another.
     """
-    if not (x.flags.c_contiguous and x.flags.aligned):
+    flags = x.flags
+    if not (flags.c_contiguous and flags.aligned):
         x = np.require(x, requirements=("C", "A"))
     view = x.reshape(shape or -1)
-    view.flags.writeable = False
+    view.setflags(write=False)
     return view
-
-
-def aligned(size: int, dtype: np.dtype[Any], make: Callable[..., Array] = np.zeros) -> Array:
-    """An array of zeros, or of whatever `make` makes, that begins at a cache line."""
-    raw = make(size * dtype.itemsize + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
 @njit(cache=True)
@@ -68,8 +89,10 @@ def up(count: int, step: int) -> int:
 def check(op: str, *arrays: Array) -> None:
     """TypeError unless all are float32 or all float64; ValueError unless all have one shape."""
     dtype, shape = arrays[0].dtype, arrays[0].shape
-    for array in arrays:
-        if array.dtype not in FLOATS or array.dtype != dtype:
+    if dtype not in FLOATS:
+        raise TypeError(f"{op}: wants all float32 or all float64, not {_listed(a.dtype for a in arrays)}")
+    for array in arrays[1:]:
+        if array.dtype != dtype:
             raise TypeError(f"{op}: wants all float32 or all float64, not {_listed(a.dtype for a in arrays)}")
         if array.shape != shape:
             raise ValueError(f"{op}: wants arrays of one shape, not {_listed(a.shape for a in arrays)}")

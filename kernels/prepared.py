@@ -4,9 +4,25 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from .scratch import aligned
+
 Array = NDArray[Any]
+
+_free: dict[tuple[int, np.dtype[Any]], list[Array]] = {}
+"""By size and dtype, what slots have let go of. It is large, wanted again in the next step, and serves all slots."""
+
+
+def memory_for(size: int, dtype: np.dtype[Any]) -> Array:
+    """An array for `compute` to fill, of so many numbers."""
+    free = _free.get((size, dtype))
+    return free.pop() if free else aligned(size, dtype, np.empty)
+
+
+def _let_go(array: Array) -> None:
+    _free.setdefault((array.size, array.dtype), []).append(array)
 
 
 class Prepared:
@@ -14,7 +30,8 @@ class Prepared:
 
     Opaque to everybody else: whoever owns the weight owns one of these, says `at(version)` before each use, and hands
     it to the kernels that take `prepared=`. A new version makes the contents stale. They are several times as large as
-    the weight: what was asked for so many times in the version before is let go after as many times in this one.
+    the weight: what was asked for so many times in the version before is let go after as many times in this one. The
+    kernel that has just got it still uses it then: no other one starts meanwhile (conv2d/cpu.py).
     """
 
     def __init__(self) -> None:
@@ -29,7 +46,8 @@ class Prepared:
             if self._uses:  # a version that nobody used says nothing
                 self._expected, self._uses = self._uses, Counter()
             self._version = version
-            self._arrays.clear()
+            while self._arrays:
+                _let_go(self._arrays.popitem()[1])
         return self
 
     def get(self, key: Hashable, compute: Callable[[], Array]) -> Array:
@@ -40,4 +58,6 @@ class Prepared:
             array = compute()
         if self._uses[key] != self._expected[key]:
             self._arrays[key] = array
+        else:
+            _let_go(array)
         return array

@@ -104,44 +104,53 @@ def _vector_tile(
     return types.void(a, n, n, n, b, n, c, n, n, n, types.boolean), emit
 
 
-@intrinsic
-def _indirect_vector_tile(
-    context: Any,
-    a: Any,
-    a0: Any,
-    rows: Any,
-    r0: Any,
-    steps: Any,
-    s0: Any,
-    b: Any,
-    b0: Any,
-    ldb: Any,
-    c: Any,
-    c0: Any,
-    ldc: Any,
-    k: Any,
-    add: Any,
-) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        a, a0, rows, r0, steps, s0, b, b0, ldb, c, c0, ldc, k, add = args
-        at = _pointers(context, builder, signature)
-        places = [builder.load(at(2, rows, builder.add(r0, INDEX(i)))) for i in range(MR)]
-        first_step = at(4, steps, s0)
-        return _emit_tile(
-            context,
-            builder,
-            signature.args[9].dtype,
-            [at(0, a, builder.add(a0, place)) for place in places],
-            lambda step: builder.load(builder.gep(first_step, [step])),
-            at(6, b, b0),
-            ldb,
-            [at(9, c, builder.add(c0, builder.mul(INDEX(i), ldc))) for i in range(MR)],
-            k,
-            add,
-        )
+def _indirect(vectors: int) -> Any:
+    """A tile of so many vectors of columns."""
 
-    n = types.intp
-    return types.void(a, n, rows, n, steps, n, b, n, n, c, n, n, n, types.boolean), emit
+    @intrinsic
+    def tile(
+        context: Any,
+        a: Any,
+        a0: Any,
+        rows: Any,
+        r0: Any,
+        steps: Any,
+        s0: Any,
+        b: Any,
+        b0: Any,
+        ldb: Any,
+        c: Any,
+        c0: Any,
+        ldc: Any,
+        k: Any,
+        add: Any,
+    ) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            a, a0, rows, r0, steps, s0, b, b0, ldb, c, c0, ldc, k, add = args
+            at = _pointers(context, builder, signature)
+            places = [builder.load(at(2, rows, builder.add(r0, INDEX(i)))) for i in range(MR)]
+            first_step = at(4, steps, s0)
+            return _emit_tile(
+                context,
+                builder,
+                signature.args[9].dtype,
+                [at(0, a, builder.add(a0, place)) for place in places],
+                lambda step: builder.load(builder.gep(first_step, [step])),
+                at(6, b, b0),
+                ldb,
+                [at(9, c, builder.add(c0, builder.mul(INDEX(i), ldc))) for i in range(MR)],
+                k,
+                add,
+                vectors,
+            )
+
+        n = types.intp
+        return types.void(a, n, rows, n, steps, n, b, n, n, c, n, n, n, types.boolean), emit
+
+    return tile
+
+
+_indirect_vector_tile, _narrow_vector_tile = _indirect(VECTORS), _indirect(1)
 
 
 def _emit_tile(
@@ -155,6 +164,7 @@ def _emit_tile(
     c_rows: list[Any],
     k: Any,
     add: Any,
+    vectors: int = VECTORS,
 ) -> Any:
     """LLVM code of one call. A[i, s] is at a_rows[i] + a_offset(s), row s of B at b_start + s * b_step."""
     lane = ir.IntType(32)
@@ -168,7 +178,7 @@ def _emit_tile(
     undefined = ir.Constant(vector, ir.Undefined)
     zero = ir.Constant(vector, [ir.Constant(scalar, 0.0)] * lanes)
     first_lane = ir.Constant(ir.VectorType(lane, lanes), [ir.Constant(lane, 0)] * lanes)
-    tile = [(i, j) for i in range(len(c_rows)) for j in range(VECTORS)]
+    tile = [(i, j) for i in range(len(c_rows)) for j in range(vectors)]
 
     def vector_at(base: Any, j: int) -> Any:
         return builder.bitcast(builder.gep(base, [INDEX(j * lanes)]), vector.as_pointer())
@@ -182,14 +192,14 @@ def _emit_tile(
     step = builder.phi(INDEX)
     sums = {ij: builder.phi(vector) for ij in tile}
     b_row = builder.gep(b_start, [builder.mul(step, b_step)])
-    b_vectors = [builder.load(vector_at(b_row, j), align=item) for j in range(VECTORS)]
+    b_vectors = [builder.load(vector_at(b_row, j), align=item) for j in range(vectors)]
     offset = a_offset(step)
     new = {}
     for i, a_row in enumerate(a_rows):
         element = builder.load(builder.gep(a_row, [offset]))
         one = builder.insert_element(undefined, element, lane(0))
         everywhere = builder.shuffle_vector(one, undefined, first_lane)
-        for j in range(VECTORS):
+        for j in range(vectors):
             new[i, j] = builder.call(multiply_add, [everywhere, b_vectors[j], sums[i, j]])
     following = builder.add(step, INDEX(1))
     for block, value in ((entry, INDEX(0)), (loop, following)):
@@ -262,12 +272,40 @@ def _indirect_plain_tile(
                 c[row + j] += element * b[b0 + s * ldb + j]
 
 
+@inner(cache=True)
+def _narrow_plain_tile(
+    a: Any,
+    a0: int,
+    rows: Any,
+    r0: int,
+    steps: Any,
+    s0: int,
+    b: Any,
+    b0: int,
+    ldb: int,
+    c: Any,
+    c0: int,
+    ldc: int,
+    k: int,
+    add: bool,
+) -> None:
+    width = columns(c) // VECTORS
+    for i in range(MR):
+        row = c0 + i * ldc
+        if not add:
+            c[row : row + width] = 0
+        for s in range(k):
+            element = a[a0 + rows[r0 + i] + steps[s0 + s]]
+            for j in range(width):
+                c[row + j] += element * b[b0 + s * ldb + j]
+
+
 @njit(cache=True)
 def _probe(a: Any, b: Any, c: Any) -> None:
     _vector_tile(a, 0, 1, 1, b, 0, c, 0, columns(c), 1, False)
 
 
-def _choose() -> tuple[Any, Any]:
+def _choose() -> tuple[Any, Any, Any]:
     one = np.ones(MR * VECTORS * VECTOR_BYTES, np.float32)
     try:
         _probe(one, one, np.empty_like(one))
@@ -278,13 +316,14 @@ def _choose() -> tuple[Any, Any]:
             RuntimeWarning,
             stacklevel=2,
         )
-        return _plain_tile, _indirect_plain_tile
-    return _vector_tile, _indirect_vector_tile
+        return _plain_tile, _indirect_plain_tile, _narrow_plain_tile
+    return _vector_tile, _indirect_vector_tile, _narrow_vector_tile
 
 
-gemm_tile, indirect_tile = _choose()
+gemm_tile, indirect_tile, narrow_tile = _choose()
 """gemm_tile(a, a0, a_row, a_k, b, b0, c, c0, ldc, k, add)
 indirect_tile(a, a0, rows, r0, steps, s0, b, b0, ldb, c, c0, ldc, k, add)
+narrow_tile(the same)
 
 To be called from Numba code only. One tile of C = A B, or C += A B where `add` is true. All arrays are flat and
 C-contiguous; a, b and c are of one dtype, float32 or float64, the tables `rows` and `steps` are int64. Every other
@@ -294,7 +333,8 @@ argument counts elements. Nothing is checked.
                     B[k, j] = b[b0 + k * columns(b) + j]      a packed panel
     indirect_tile   A[i, k] = a[a0 + rows[r0 + i] + steps[s0 + k]]
                     B[k, j] = b[b0 + k * ldb + j]
-    both            C[i, j] = c[c0 + i * ldc + j]             all MR x columns(c) are written
+    narrow_tile     the same, of one vector of columns: columns(c) // VECTORS
+    all             C[i, j] = c[c0 + i * ldc + j]             all MR x columns(c) are written
                     i < MR: all MR rows of A are read, each by scalar broadcast
                     k >= 1: length of the sum
 """

@@ -8,6 +8,7 @@ from .tensor import Tensor  # isort: skip - first, see the end of tensor.py
 from . import graph, kernels, nn, ops, optim, random
 from ._version import __version__
 from .autograd import Function, backward, detect_anomaly, grad, is_recording, no_grad, rederive
+from .capture import Captured, CaptureError, MemoryPool, branch, capture, live
 from .creation import from_dlpack, ones, zeros
 from .gradcheck import check_recorded, gradcheck, gradgradcheck
 from .kernels import set_conv_algorithm
@@ -17,10 +18,15 @@ from .profile import profile
 from .random import manual_seed
 
 __all__ = [
+    "CaptureError",
+    "Captured",
     "Function",
+    "MemoryPool",
     "Tensor",
     "__version__",
     "backward",
+    "branch",
+    "capture",
     "check_recorded",
     "detect_anomaly",
     "explain_conv",
@@ -31,6 +37,7 @@ __all__ = [
     "graph",
     "is_recording",
     "kernels",
+    "live",
     "manual_seed",
     "nn",
     "no_grad",

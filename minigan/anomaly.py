@@ -1,5 +1,6 @@
 """The search for the first NaN, for `detect_anomaly()`: which op produced it, called by which line of the program."""
 
+import contextlib
 import inspect
 import linecache
 import os
@@ -25,7 +26,7 @@ def calling_line() -> str:
     frame = inspect.currentframe()
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith(_HERE) or name.startswith(_GAN):
+        if name.startswith(_GAN) or not (name.startswith(_HERE) or name == contextlib.__file__):
             text = linecache.getline(name, frame.f_lineno, frame.f_globals).strip()
             shown = f"minigan/{name.removeprefix(_HERE)}" if name.startswith(_GAN) else name
             return f"{shown}:{frame.f_lineno}: {text}"

@@ -20,8 +20,9 @@ import numpy as np
 
 from . import kernels
 from .anomaly import Check, calling_line, refuse_nan
+from .dtypes import check_dtype
 from .mixing import as_tensors
-from .tensor import Array, Tensor, check_dtype
+from .tensor import Array, Tensor
 
 _number = count()
 Targets = TypeVar("Targets", Tensor, Sequence[Tensor])

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from . import kernels
-from .tensor import Tensor, check_dtype
+from .dtypes import check_dtype
+from .tensor import Tensor
 
 
 def zeros(

@@ -41,8 +41,12 @@ class Optimizer:
 
     def step(self) -> None:
         """One update of every parameter that has a gradient."""
+        kernels.live(self._step, [p.grad for p in self.params])  # so that a replay meets today's lr
+
+    def _step(self, gradients: list[Array | None]) -> None:
         self.steps += 1
-        chosen = [(p, p.grad, state) for p, state in zip(self.params, self.state, strict=True) if p.grad is not None]
+        every = zip(self.params, gradients, self.state, strict=True)
+        chosen = [(p, g, state) for p, g, state in every if g is not None]
         with ExitStack() as writing:
             arrays = [writing.enter_context(p.writing()) for p, _, _ in chosen]
             self.update(arrays, [g for _, g, _ in chosen], [state for _, _, state in chosen])

@@ -7,7 +7,10 @@
 Leaving the block prints two tables. Ops nest: the backward of one is made of others. An op's *total* time includes
 the ops that it called; its *own* time does not, so own times add up; its *Python* time is the part of its own that no
 kernel took. While the profile takes notes its clock stands still, but for about a microsecond a call. For the length
-of the block it stands in front of the three functions through which everything passes: outside it costs nothing.
+of the block it stands in front of the functions through which everything passes: outside it costs nothing.
+
+A captured step that is replayed has no ops. Its kernels are timed one by one, on a GPU too, where they are launched
+together otherwise; what a live call takes besides kernels is time "elsewhere".
 """
 
 import json
@@ -25,17 +28,21 @@ import numpy as np
 
 from . import autograd
 from .autograd import Function
+from .capture import Recording
 from .files import replace
 from .kernels import Kernel, name_of, synchronize
 from .tensor import Array, Tensor
 
-KERNEL, FORWARD, BACKWARD = "kernel", "forward", "backward"
+KERNEL, FORWARD, BACKWARD, REPLAY = "kernel", "forward", "backward", "replay"
 PLACES: tuple[tuple[Any, str, str], ...] = (
     (Kernel, "__call__", KERNEL),
     (Function, "__call__", FORWARD),
     (autograd, "_propagate", BACKWARD),
+    (Recording, "replay", REPLAY),
 )
-"""Owner and name of each function that is timed, and what its calls are. The first argument of all has a `.name`."""
+"""Owner and name of each function that is timed, and what its calls are. The first argument of all has a `.name`; but
+of a replay, which is no event itself.
+"""
 
 _running = threading.Lock()
 
@@ -188,12 +195,30 @@ class Profile:
                 f"profile: cannot write {path} ({error.strerror or error}); choose a folder that exists and has room"
             ) from error
 
+    def _in_place_of(self, run: Callable[..., Any], kind: str) -> Callable[..., Any]:
+        """What stands in front of a function of PLACES."""
+        if kind != REPLAY:
+            return self._timed(run, kind)
+        timed = self._timed(lambda call, *args, **options: call.run.func(*args, **options), KERNEL)
+
+        def replay(recording: Recording) -> Any:
+            assert recording.plan is not None
+            for call in recording.plan.replayed:
+                bound: Any = call.run
+                if call.kind == "kernel" and not isinstance(bound.func, Kernel):  # which is timed by itself
+                    timed(call, *bound.args, **bound.keywords)
+                else:
+                    bound()
+            return recording.result
+
+        return replay
+
     def _timed(self, run: Callable[..., Any], kind: str) -> Callable[..., Any]:
         """`run`, with an event for each call by the thread that entered the block."""
         watch = self._watch
 
         def call(it: Any, *args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() != self._thread:
+            if threading.get_ident() != self._thread or self._inside(it.name, kind):
                 return run(it, *args, **kwargs)
             start = watch.stop()
             outermost = not any(e.name == it.name and e.kind == kind for e in self._open)
@@ -211,6 +236,10 @@ class Profile:
                 watch.go()
 
         return call
+
+    def _inside(self, name: str, kind: str) -> bool:
+        """Whether this is a kernel that is called by itself: by the recorder that it told of the call."""
+        return kind == KERNEL and bool(self._open) and (self._open[-1].name, self._open[-1].kind) == (name, KERNEL)
 
     def _close(self, event: Event, inputs: tuple[Any, ...], result: Any) -> None:
         """Notes what a call did. Its result is None if it raised."""
@@ -249,7 +278,7 @@ def profile() -> Iterator[Profile]:
     p = Profile()
     try:
         for (owner, name, kind), original in zip(PLACES, originals, strict=True):
-            setattr(owner, name, p._timed(original, kind))
+            setattr(owner, name, p._in_place_of(original, kind))
         yield p
     finally:
         p._watch.stop()

@@ -37,20 +37,27 @@ class Generator:
 
     def uniform(self, shape: Shape, dtype: DTypeLike = np.float32, device: str = "cpu") -> Array:
         """Uniform numbers in [0, 1), an array on the device: the same numbers on each."""
-        n = _size(shape)
-        start = self._advance(n * _words(dtype))
-        out = kernels.empty(n, dtype, device)
-        return _shaped(kernels.uniform(self.key, start, n, np.dtype(dtype), out=out), shape)
+        _words(dtype)
+        return _shaped(kernels.live(self._uniform, fills=(_size(shape), np.dtype(dtype), device)), shape)
+
+    def _uniform(self, out: Array) -> None:
+        kernels.uniform(self.key, self._advance(out.size * _words(out.dtype)), out.size, out.dtype, out=out)
 
     def normal(self, shape: Shape, dtype: DTypeLike = np.float32, device: str = "cpu") -> Array:
         """Normal numbers of mean 0 and deviation 1 (Box-Muller), an array on the device: the same but for rounding."""
-        n = _size(shape)
-        start = self._advance((n + n % 2) * _words(dtype))
-        out = kernels.empty(n, dtype, device)
-        return _shaped(kernels.normal(self.key, start, n, np.dtype(dtype), out=out), shape)
+        _words(dtype)
+        return _shaped(kernels.live(self._normal, fills=(_size(shape), np.dtype(dtype), device)), shape)
+
+    def _normal(self, out: Array) -> None:
+        start = self._advance((out.size + out.size % 2) * _words(out.dtype))
+        kernels.normal(self.key, start, out.size, out.dtype, out=out)
 
     def permutation(self, n: int) -> Array:
         """The numbers 0 .. n-1 in random order."""
+        order: Array = kernels.live(self._permutation, n)
+        return order
+
+    def _permutation(self, n: int) -> Array:
         words = kernels.philox(self.key, self._advance(2 * n), 2 * n)
         return np.argsort(words.view(np.uint64), kind="stable")
 
@@ -58,9 +65,11 @@ class Generator:
         """Whole numbers in 0 .. high-1."""
         if not 0 < high <= 1 << 32:
             raise ValueError(f"integers: high must be in 1 .. 2**32, not {high}")
-        n = _size(shape)
+        return _shaped(kernels.live(self._integers, high, _size(shape)), shape)
+
+    def _integers(self, high: int, n: int) -> Array:
         words: Array = kernels.philox(self.key, self._advance(n), n)
-        return _shaped((words.astype(np.uint64) * np.uint64(high) >> np.uint64(32)).astype(np.int64), shape)
+        return ((words.astype(np.uint64) * np.uint64(high) >> np.uint64(32)).astype(np.int64))
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on from here."""
@@ -97,6 +106,7 @@ def manual_seed(seed: int) -> None:
     global _seed
     _seed = seed
     _streams.clear()
+    kernels.changed_layout()  # recorded steps draw from the old ones
 
 
 def stream(name: str) -> Generator:

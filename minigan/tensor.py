@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import kernels
+from .dtypes import FLOATS, check_dtype
 
 Array = NDArray[Any]
 Axis = int | tuple[int, ...] | None
-
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Tensor:
@@ -127,11 +126,10 @@ class Tensor:
         return format(self.item() if spec else str(self), spec)
 
     def __bool__(self) -> bool:
-        return bool(self.array)
+        return bool(kernels.read(self.array))
 
     def __repr__(self) -> str:
-        array = kernels.to_host(self.array)
-        values = np.array2string(array, separator=", ", prefix="Tensor(", threshold=100, precision=4)
+        values = np.array2string(kernels.to_host(self.array), None, 4, separator=", ", prefix="Tensor(", threshold=100)
         dtype = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
         dtype += "" if self.device == "cpu" else f", device={self.device!r}"
         graph = "" if self.node is None else ", requires_grad=True" if self.is_leaf else f", from {self.node}"
@@ -141,7 +139,7 @@ class Tensor:
 
     def numpy(self) -> Array:
         """A read-only view of the values. To write, use `with t.writing() as array:`. TypeError off the CPU."""
-        return kernels.read_only(self.array)
+        return kernels.read_only(kernels.read(self.array))
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
@@ -157,7 +155,7 @@ class Tensor:
         """The only element, as a Python number. ValueError if there are several."""
         if self.size != 1:
             raise ValueError(f"item: a tensor of shape {self.shape} holds {self.size} numbers, not one")
-        return self.array.item()
+        return kernels.read(self.array).item()
 
     def __float__(self) -> float:
         return float(self.item())
@@ -201,11 +199,16 @@ class Tensor:
         try:
             yield self.array
         finally:
-            self._version[0], self._prepared = self.version + 1, slot and slot.at(self.version + 1)  # emptied
+            self._prepared = slot
+            self._count() if kernels.made(self.array) else kernels.live(self._count)
+
+    def _count(self) -> None:  # again in each replay of a captured step
+        self._version[0], self._prepared = self.version + 1, self._prepared and self._prepared.at(self.version + 1)
 
     def replace(self, array: Array) -> None:
         """Other memory of the same shape, as a write; the gradient is dropped."""
         self.array, self.grad, self._prepared, self._version = array, None, None, [self.version + 1]
+        kernels.changed_layout()
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if autograd.is_recording() and (self.requires_grad or getattr(value, "requires_grad", False)):
@@ -328,12 +331,6 @@ class Tensor:
 def values_of(x: Any) -> Any:
     """The array of a tensor; anything else as it is."""
     return x.array if isinstance(x, Tensor) else x
-
-
-def check_dtype(name: str, dtype: np.dtype[Any]) -> None:
-    """TypeError unless it is float32, float64, an integer type or bool."""
-    if dtype not in FLOATS and dtype.kind not in "iub":
-        raise TypeError(f"{name}: dtype {dtype} is not supported; use float32, float64, an integer type or bool")
 
 
 # Last, because these modules need Tensor to exist while they are imported.

@@ -216,6 +216,9 @@ CASES: dict[str, Callable[..., Iterator[Call]]] = {
     ),
     "logsumexp": reduction(*REDUCTIONS),
     "copy": lambda rng, dtype: (([x.T], {}) for (x,), _ in elementwise(1)(rng, dtype)),
+    "reshape": lambda rng, dtype: (
+        ([a, (-1,)], {}) for (x,), _ in elementwise(1)(rng, dtype) for a in ((x, x.T) if x.size else (x,))
+    ),
     "take": lambda rng, dtype: (([x, index], {}) for x, index in indexed(rng, dtype)),
     "scatter_add": scatter_add,
     "concatenate": lambda rng, dtype: (([[a, b], 0], {}) for (a, b), _ in elementwise(2)(rng, dtype) if a.ndim),

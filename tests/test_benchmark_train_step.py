@@ -28,7 +28,9 @@ def bench() -> Iterator[ModuleType]:
         yield importlib.import_module("train_step")
 
 
-MS = {"ours": 4.0, "nchw": 8.0, "channels_last": 16.0, "as written": 12.0, "torch.compile": 7.0, "bf16": 2.0}
+MS = {
+    "ours": 4.0, "eager": 6.0, "nchw": 8.0, "channels_last": 16.0, "as written": 12.0, "torch.compile": 7.0, "bf16": 2.0
+}  # fmt: skip
 
 
 class Actor:
@@ -51,6 +53,9 @@ class Actor:
         type(self).running -= 1
 
     def answer(self) -> Any:
+        if self.task["kind"] == "inside":
+            captured = self.task["capture"]
+            return {"arrays_mb": 30.0 + captured, "outside": 0.4 - 0.3 * captured, "replays": 9, "replay_faults": 3}
         if self.contender in self.fails:
             raise sys.modules["workers"].WorkerError(f"{self.label}: no")
         if self.task["kind"] == "machine":
@@ -119,7 +124,15 @@ def test_what_the_program_measures(tmp_path: Path) -> None:
     assert written["machine"]["threads"] == 1
     assert row["ours_ms"] > 0
     assert row["images_per_s"] == pytest.approx(256e3 / row["ours_ms"])
+    assert row["eager_ms"] > 0
+    assert row["eager_ratio"] > 0
+    assert 0 < row["outside"] < 1
+    assert 0 < row["eager_outside"] < 1
+    assert 0 < row["arrays_mb"] < 500
+    assert 0 < row["eager_arrays_mb"] < 500
+    assert 0 < row["replays"] <= 1000
     assert row["peak_mb"] is None or 0 < row["peak_mb"] < 500
+    assert row["eager_peak_mb"] is None or 0 < row["eager_peak_mb"] < 500
     assert row["torch_compile_ms"] is row["torch_bf16_ms"] is None
     if importlib.util.find_spec("torch"):
         assert row["torch_ms"] == min(row["torch_variants_ms"].values())
@@ -158,17 +171,29 @@ def test_all_rivals(bench: ModuleType, acted: type[Actor], tmp_path: Path, capsy
     assert (row["torch_ms"], row["torch_as_written_ms"], row["torch_bf16_ms"]) == (8, 12, 2)
     assert (row["ratio"], row["as_written_ratio"], row["bf16_ratio"]) == (2, 3, 0.5)
     assert (row["peak_mb"], row["faults"]) == (50, 5)
-    assert acted.tasks[-1]["options"] == {"layout": "nchw", "optimizer": "fused", "bf16": True}
-    assert f"\n| {SMALL} | 4.0 | 16000 | 8.0 | 2.00 | 12.0 | 2.0 | 50 / 50 |" in capsys.readouterr().out
+    assert (row["eager_ms"], row["eager_ratio"], row["eager_peak_mb"]) == (6, 1.5, 50)
+    assert (row["arrays_mb"], row["eager_arrays_mb"], row["replays"], row["replay_faults"]) == (31, 30, 9, 3)
+    assert (row["outside"], row["eager_outside"]) == (pytest.approx(0.1), 0.4)
+    by_kind = {kind: [task for task in acted.tasks if task["kind"] == kind] for kind in ("ours", "torch", "inside")}
+    assert by_kind["torch"][-1]["options"] == {"layout": "nchw", "optimizer": "fused", "bf16": True}
+    assert [task["capture"] for task in (*by_kind["ours"], *by_kind["inside"])] == [True, False, True, False]
+    assert [task["seconds"] for task in by_kind["inside"]] == [2, 2]
+    cells = f"\n| {SMALL} | 4.0 | 16000 | 6.0 | 8.0 | 2.00 | 12.0 | 2.0 | 10% | 40% | 50 / 50 |"
+    assert cells in capsys.readouterr().out
 
 
 def test_ratios_are_of_one_round(bench: ModuleType) -> None:
     turns = [
-        {"ours": {"ms": a, "faults": 3}, "nchw": {"ms": b, "faults": 7}, "bf16": {"ms": c, "faults": 9}}
+        {
+            "ours": {"ms": a, "faults": 3}, "eager": {"ms": 3 * a, "faults": 8}, "nchw": {"ms": b, "faults": 7},
+            "bf16": {"ms": c, "faults": 9},
+        }
         for a, b, c in ((1.0, 2.0, 3.0), (2.0, 8.0, 2.0), (3.0, 9.0, 9.0))
-    ]
+    ]  # fmt: skip
     ready = {who: {"peak_mb": 1.0, "optimizer": "fused"} for who in turns[0]}
-    row = bench.figures(SMALL, bench.ROWS[SMALL], ready, turns, {})
+    inside = {"arrays_mb": 1.0, "outside": 0.5, "replays": 3, "replay_faults": None}
+    row = bench.figures(SMALL, bench.ROWS[SMALL], ready, dict.fromkeys(("ours", "eager"), inside), turns, {})
+    assert (row["eager_ms"], row["eager_ratio"], row["replay_faults"]) == (6, 3, None)
     assert (row["ours_ms"], row["torch_ms"], row["ratio"], row["bf16_ratio"]) == (2, 8, 3, 3)
     assert (row["faults"], row["torch_faults"], row["images_per_s"]) == (3, 7, 32000)
     assert bench.table([row]).splitlines()[1].split()[-1] == "7"

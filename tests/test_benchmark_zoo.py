@@ -523,7 +523,7 @@ def test_a_run_that_fails_says_why(worker: ModuleType, few: DataSet, tmp_path: P
     assert "batch size 99" in outcome(worker, path, task_of("gan width=4 batch_size=99"))["failed"]
 
 
-@pytest.mark.parametrize("where", ["load", "train", "label_scores"])
+@pytest.mark.parametrize("where", ["load", "Turns", "label_scores"])
 def test_a_fault_is_no_failure(
     worker: ModuleType, few: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

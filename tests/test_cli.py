@@ -455,6 +455,7 @@ def test_help_on_resume_has_whole_sentences(capsys: Capture) -> None:
     keys = re.findall(r"^  (\w+)=", text, re.MULTILINE)
     assert keys == [
         "steps", "epochs", "data", "device", "sample_every", "checkpoint_seconds", "keep", "evaluate_every", "metrics",
+        "capture",
     ]  # fmt: skip
     assert text.count("(") == text.count(")")
 

@@ -140,7 +140,7 @@ def test_labels_are_those_of_the_images() -> None:
     D = training.parts.nets["D"]
     forward = D.forward
     D.forward = lambda x, c: seen.append((x.array, c.array)) or forward(x, c)  # type: ignore[method-assign, func-returns-value]
-    train(training.game, training.parts.players, 5)
+    train(training.game, training.parts.players, 5, capture=False)
     real = seen[::3]
     assert len(real) == 5
     for x, c in real:

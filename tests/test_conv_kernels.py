@@ -12,7 +12,7 @@ from convolutions import NAMES, arguments, geometries, random_arrays, relative_e
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minigan.kernels import Geometry, set_conv_algorithm, simd
+from minigan.kernels import Geometry, scratch, set_conv_algorithm, simd
 from minigan.kernels.conv2d import cpu, direct, reference
 
 numba = pytest.importorskip("numba")
@@ -141,7 +141,7 @@ def test_memory_of_a_call(name: str) -> None:
     tracemalloc.start()
     getattr(cpu, name)(*args, g, out=out)
     peak = tracemalloc.get_traced_memory()[1]
-    direct._allocate.cache_clear()
+    scratch.kept.arrays.clear()
     getattr(cpu, name)(*args, g, out=out)
     peak_with_scratch = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

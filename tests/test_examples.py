@@ -107,7 +107,7 @@ def test_the_added_op_works_without_numba(tmp_path: Path) -> None:
     check_the_checks(output)
 
 
-@pytest.mark.parametrize("example", ["autograd_tour.py", "add_an_op.py"])
+@pytest.mark.parametrize("example", ["autograd_tour.py", "add_an_op.py", "capture.py"])
 def test_help(example: str, tmp_path: Path) -> None:
     assert run(example, tmp_path, "--help").startswith(f"usage: {example} [-h]")
     assert not list(tmp_path.iterdir())

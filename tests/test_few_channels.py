@@ -19,6 +19,7 @@ from minigan.kernels.conv2d import few_channels  # noqa: E402
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
 PANEL = simd.columns(np.empty(0, np.float32))
+HALF = PANEL // simd.VECTORS
 DCGAN = Geometry((2, 2), (1, 1), (4, 4), (28, 28))
 
 
@@ -44,7 +45,7 @@ def assert_equals_reference(N: int, C: int, O: int, g: Geometry, dtype: Any) -> 
     geometries(14),
     st.integers(0, 3),
     st.integers(1, few_channels.CHANNELS),
-    st.integers(PANEL, 3 * PANEL),
+    st.integers(HALF, 3 * PANEL),
     st.sampled_from((np.float32, np.float64)),
 )
 def test_equals_the_reference(g: Geometry, N: int, C: int, O: int, dtype: Any) -> None:
@@ -59,6 +60,9 @@ def test_equals_the_reference(g: Geometry, N: int, C: int, O: int, dtype: Any) -
     [
         pytest.param(5, 1, 2 * PANEL, DCGAN, id="whole panels"),
         pytest.param(3, 1, PANEL + 1, DCGAN, id="one column over"),
+        pytest.param(5, 1, HALF, DCGAN, id="a narrow panel"),
+        pytest.param(3, 2, HALF + 1, DCGAN, id="one column over a narrow one"),
+        pytest.param(3, 1, PANEL - 1, DCGAN._replace(x_size=(33, 30)), id="one column short of a whole one"),
         pytest.param(3, 1, 2 * PANEL - 1, DCGAN._replace(x_size=(33, 30)), id="one column short"),
         pytest.param(1, 1, PANEL, Geometry((1, 1), (0, 0), (3, 3), (3, simd.MR + 2)), id="one tile of pixels"),
         pytest.param(2, 1, PANEL, Geometry((1, 1), (0, 0), (3, 3), (3, simd.MR + 3)), id="one pixel over"),
@@ -105,7 +109,7 @@ def test_layouts_and_flags_share_one_compiled_version() -> None:
     [
         pytest.param(DCGAN, few_channels.CHANNELS + 1, PANEL, id="many channels"),
         pytest.param(DCGAN, 0, PANEL, id="no channel"),
-        pytest.param(DCGAN, 1, PANEL - 1, id="less than a panel"),
+        pytest.param(DCGAN, 1, HALF - 1, id="less than a narrow panel"),
         pytest.param(DCGAN, 4, few_channels.SUMS // 64 + 1, id="many sums"),
         pytest.param(DCGAN._replace(x_size=(28, few_channels.IMAGE // 30)), 1, PANEL, id="large image"),
         pytest.param(DCGAN._replace(padding=(0, 0), x_size=(4, 4)), 1, PANEL, id="less than a tile of pixels"),
@@ -117,9 +121,14 @@ def test_what_does_not_fit(g: Geometry, C: int, O: int) -> None:
 
 
 @pytest.mark.parametrize("add", [False, True])
-def test_plain_loops_equal_the_vector_tile(add: bool) -> None:
-    plain, vector = simd._indirect_plain_tile, simd._indirect_vector_tile
-
+@pytest.mark.parametrize(
+    ("plain", "vector", "columns"),
+    [
+        (simd._indirect_plain_tile, simd._indirect_vector_tile, PANEL // 2),  # of float64
+        (simd._narrow_plain_tile, simd._narrow_vector_tile, HALF // 2),
+    ],
+)
+def test_plain_loops_equal_the_vector_tile(plain: Any, vector: Any, columns: int, add: bool) -> None:
     def both(a: Any, rows: Any, steps: Any, b: Any, c: Any, d: Any, add: bool) -> None:
         plain(a, 1, rows, 2, steps, 3, b, 4, 100, c, 5, 90, 7, add)
         vector(a, 1, rows, 2, steps, 3, b, 4, 100, d, 5, 90, 7, add)
@@ -130,7 +139,7 @@ def test_plain_loops_equal_the_vector_tile(add: bool) -> None:
     before = c.copy()
     numba.njit(both)(a, rows, steps, b, c, d, add)
     np.testing.assert_allclose(c, d, rtol=1e-12)
-    assert np.count_nonzero(c != before) == simd.MR * simd.columns(c)
+    assert np.count_nonzero(c != before) == simd.MR * columns
 
 
 def test_the_smallest_tile(tmp_path: Path) -> None:

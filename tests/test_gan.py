@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import minigan as mg
-from minigan import nn
+from minigan import kernels, nn
 from minigan.data import batches
 from minigan.gan import (
     NON_SATURATING,
@@ -86,8 +86,8 @@ def test_objectives_do_not_overflow(dtype: Any) -> None:
 
 def test_probability() -> None:
     x = logit([0.25, 0.5])
-    assert probability(x) == pytest.approx(0.375)
-    assert isinstance(probability(x), float)
+    assert probability(x).item() == pytest.approx(0.375)
+    assert not probability(x).requires_grad
 
 
 # ---- the loop -------------------------------------------------------------------------------------------------------
@@ -339,20 +339,25 @@ def test_a_module_that_compares_samples_is_found_out(module: nn.Module) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("name", ["d", "g"])
-def test_a_loss_that_is_not_finite_updates_nothing(name: str, value: float) -> None:
+@pytest.mark.parametrize(("capture", "step"), [(False, 3), (True, 1), (True, 2), (True, 3), (True, 4)])
+def test_a_loss_that_is_not_finite_updates_nothing(name: str, value: float, capture: bool, step: int) -> None:
+    """Whether its update is run, recorded, rehearsed or replayed."""
     game, G, D, players = small_gan()
     player, net = (players[0], D) if name == "d" else (players[1], G)
     loss, before = player.loss, {}
 
+    def poison() -> Array:
+        before.update(states(*net.modules()) | {"steps": player.optimizer.steps})
+        return np.float32([value if player.optimizer.steps == step - 1 else 1]).reshape(())
+
     def poisoned(game: Game) -> Any:
         found, logs = loss(game)
-        before.update(states(*net.modules()) | {"steps": player.optimizer.steps})
-        return (found * value if player.optimizer.steps == 2 else found), logs
+        return found * mg.Tensor.of(kernels.live(poison)), logs
 
     player.loss = poisoned
-    text = f"step 3: the loss of {name} is {value}; lower the learning rate, or run inside minigan.detect_anomaly()"
+    text = f"step {step}: the loss of {name} is {value}; lower the learning rate, or run inside minigan.detect_anom"
     with pytest.raises(NotFiniteError, match=re.escape(text)):
-        train(game, players, 5)
+        train(game, players, 5, capture=capture)
     assert issubclass(NotFiniteError, FloatingPointError)
     assert_same(before, states(*net.modules()) | {"steps": player.optimizer.steps})
     assert all(p.requires_grad for both in (G, D) for p in both.parameters())

@@ -132,9 +132,12 @@ def extra(player: str, term: Callable[[Training], Any], training: Training) -> N
     chosen = getattr(training, player)
     loss = chosen.loss
 
+    def due() -> bool:
+        return chosen.optimizer.steps >= 2
+
     def spoilt(game: Game) -> Any:
         value, logs = loss(game)
-        return (value + term(training) if chosen.optimizer.steps >= 2 else value), logs
+        return (value + term(training) if mg.branch(due) else value), logs
 
     chosen.loss = spoilt
 

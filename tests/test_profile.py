@@ -14,6 +14,7 @@ import pytest
 
 import minigan as mg
 from minigan import autograd, kernels
+from minigan.capture import Recording
 from minigan.kernels import Geometry, Kernel
 from minigan.profile import KernelRow, OpRow, Profile
 
@@ -42,9 +43,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     for kernel, ms in ((kernels.exp, 3), (kernels.negative, 1)):
         plain = kernel.implementation("reference")
 
-        def slow(x: Array, ms: int = ms, plain: Any = plain) -> Array:
+        def slow(x: Array, out: Array | None = None, ms: int = ms, plain: Any = plain) -> Array:
             clock.pass_ms(ms)
-            y: Array = plain(x)
+            y: Array = plain(x, out=out)
             return y
 
         monkeypatch.setattr(kernel, "_chosen", slow)
@@ -69,8 +70,8 @@ def seconds(ms: int) -> Any:
     return pytest.approx(ms * 1e-3, abs=1e-12)
 
 
-def in_place() -> tuple[Any, Any, Any]:
-    return Kernel.__call__, mg.Function.__call__, autograd._propagate
+def in_place() -> tuple[Any, ...]:
+    return Kernel.__call__, mg.Function.__call__, autograd._propagate, Recording.replay
 
 
 # ---- times -----------------------------------------------------------------------------------------------------------
@@ -251,6 +252,51 @@ def test_kernels_use_inside_outside_and_across_the_block() -> None:
     kernels.exp(x)
     assert [kernel(outside, "exp").calls, kernel(inside, "exp").calls, kernel(across, "exp").calls] == [1, 3, 1]
     assert in_place() == before
+
+
+def test_a_replay_shows_its_kernels_and_those_of_live_calls(clock: Clock) -> None:
+    """With a view, and a call that nobody reads, which are none of a replay's. Of a recording step the ops show."""
+
+    def shifted(x: mg.Tensor) -> mg.Tensor:
+        clock.pass_ms(50)
+        return -x
+
+    def step(x: mg.Tensor) -> mg.Tensor:
+        mg.log(x)
+        return mg.live(shifted, mg.exp(x).reshape(3, 2)) @ w
+
+    captured, x, w = mg.capture(step), mg.ones((2, 3)), mg.ones((2, 5))
+    with mg.profile() as recording:
+        captured(x)
+    captured(x)
+    before = in_place()
+    with mg.profile() as p:
+        captured(x)
+        captured(x)
+    assert in_place() == before
+    assert {row.name for row in recording.ops} == {"log", "exp", "reshape", "negative", "matmul"}
+    assert (kernel(recording, "exp").calls, kernel(recording, "exp").seconds) == (1, seconds(3))
+    assert [row.name for row in p.ops] == ["negative"]  # inside of the live call
+    assert [(row.name, row.calls) for row in p.kernels] == [("exp", 2), ("negative", 2), ("matmul", 2)]
+    assert [row.seconds for row in p.kernels] == [seconds(6), seconds(2), seconds(0)]
+    assert (kernel(p, "matmul").flops, kernel(p, "matmul").allocated) == (2 * 2 * 3 * 2 * 5, 0)
+    assert kernel(p, "exp").bytes == 2 * (24 + 24)
+    assert {e.inputs for e in p.events if e.name == "matmul"} == {"(3, 2), (2, 5), (3, 5)"}
+    assert p.wall == seconds(108)
+    assert np.array_equal(captured(x), step(x))
+
+
+def test_a_replay_of_another_thread_runs_unseen() -> None:
+    captured, x = mg.capture(lambda x: mg.exp(x)), mg.zeros(2)
+    for _ in range(2):
+        captured(x)
+    found: list[mg.Tensor] = []
+    with mg.profile() as p:
+        thread = threading.Thread(target=lambda: found.append(captured(x)))
+        thread.start()
+        thread.join()
+    assert p.kernels == []
+    assert found[0].array.tolist() == [1, 1]
 
 
 def test_it_prints_when_the_block_ends(capsys: pytest.CaptureFixture[str]) -> None:

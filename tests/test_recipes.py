@@ -51,7 +51,9 @@ def training(*words: str, data: DataSet = DATA) -> Training:
     return Training(RECIPES[name], RECIPES[name].parse([*TINY, *more], "test"), data)
 
 
-def trained(t: Training, last: int, first: int = 1, look: Callable[[int], None] | None = None) -> list[Logs]:
+def trained(
+    t: Training, last: int, first: int = 1, look: Callable[[int], None] | None = None, capture: bool = True
+) -> list[Logs]:
     """The logs of steps `first` .. `last`; look(step) after each."""
     rows: list[Logs] = []
 
@@ -60,7 +62,7 @@ def trained(t: Training, last: int, first: int = 1, look: Callable[[int], None] 
         if look is not None:
             look(step)
 
-    train(t.game, t.parts.players, last, [after], first)
+    train(t.game, t.parts.players, last, [after], first, capture)
     return rows
 
 
@@ -273,7 +275,7 @@ def test_replay_shows_old_fakes() -> None:
         return images
 
     G.forward = note  # type: ignore[method-assign]
-    trained(t, 4)
+    trained(t, 4, capture=False)
     # In each step D sees real images, fakes, and fakes of G's own step; G makes fakes for D and for itself.
     fakes, new = shown[10], made[6]
     fresh = [any(np.array_equal(a, b) for b in new) for a in fakes]

@@ -127,7 +127,7 @@ def test_d_is_shown_old_fakes_and_g_new_ones() -> None:
     G, D, pool = nn.Linear(2, 3), Seen(3, 1), replay(4, (3,))
     game = Game(batches(4, (3,)), Generator(0, "latent"), 2, 4)
     players = two_player(G, D, NON_SATURATING, SGD(G.parameters(), 0.1), SGD(D.parameters(), 0.1), replay=pool)
-    train(game, players, 3)
+    train(game, players, 3, capture=False)
     fakes_for_d, fakes_for_g = looked_at[1::3], looked_at[2::3]
     assert pool.seen.item() == 12
     first = {tuple(row) for row in fakes_for_d[0]}

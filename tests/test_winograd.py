@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import minigan as mg
 from minigan import kernels
-from minigan.kernels import Geometry, Prepared, conv_algorithm, set_conv_algorithm, use
+from minigan.kernels import Geometry, Prepared, conv_algorithm, scratch, set_conv_algorithm, use
 from minigan.kernels.conv2d import algorithm as rule
 from minigan.kernels.conv2d import reference
 from minigan.kernels.conv2d.algebra import matrices
@@ -29,6 +29,7 @@ numba = pytest.importorskip("numba")
 from minigan.kernels import simd  # noqa: E402
 from minigan.kernels.conv2d import direct, few_channels, winograd  # noqa: E402
 from minigan.kernels.conv2d.transform import distance, transform  # noqa: E402
+from minigan.kernels.prepared import memory_for  # noqa: E402
 
 # All four F(m, R) and both dtypes, in four combinations of eight: each takes a quarter of a minute to compile.
 DTYPES = {2: np.float32, 3: np.float64}
@@ -195,10 +196,10 @@ def test_nothing_in_scratch_is_read_before_it_is_written(algorithm: str, R: int)
     with set_conv_algorithm(algorithm):
         for _ in range(2):
             assert_trio_equals_reference(3, 19, 21, g, DTYPES[R])
-            for (name, _), array in winograd._kept.items():
+            for (name, _), array in scratch.kept.arrays.items():
                 if name == "zeros":
                     assert not array.any()
-                elif name != "tables":
+                elif array.dtype.kind == "f":
                     array[...] = np.nan
 
 
@@ -477,6 +478,14 @@ def test_a_slot_computes_once_a_version_and_lets_go_after_as_many_uses_as_before
     assert not slot._arrays
     third = get("a")  # once more than expected
     assert (third[0], get("a") is third, set(slot._arrays)) == (4, True, {"a"})
+
+
+def test_what_a_slot_lets_go_of_serves_the_next_version() -> None:
+    slot, places = Prepared(), set()
+    for version in range(4):
+        array = slot.at(version).get("u", lambda: memory_for(100, np.dtype(np.float32)))
+        places.add(array.ctypes.data)
+    assert len(places) == 1
 
 
 @pytest.fixture

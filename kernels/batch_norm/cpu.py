@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..activation.cpu import leak, leak_backward
-from ..jit import njit, prange
-from ..loops import check, flat, loop, result
+from ..activation.cpu import DEEP, leak, leak_backward
+from ..jit import njit
+from ..loops import check, flat, loop, part, result
+from ..scratch import scratch
 
 Array = NDArray[Any]
 
@@ -30,7 +31,7 @@ def batch_norm_statistics(x: Array, out: tuple[Array, Array] | None = None) -> t
     mean, var = (result(op, array, C, x.dtype) for array in out or (None, None))
     rows = flat(x, -1, *C)
     sums = _sums(len(rows), *C)
-    _moments(rows, sums)
+    _moments(x.size, rows, sums)
     _statistics(sums, rows, mean, var)
     return mean, var
 
@@ -43,7 +44,7 @@ def batch_norm_apply(
     check(op, x)
     y = result(op, out, x.shape, x.dtype)
     mean, rstd, gamma, beta = _channels(op, x, mean, rstd, gamma, beta)
-    _apply(flat(x, -1, *C), mean, flat(gamma * rstd), beta, x.dtype.type(slope), y.reshape(-1, *C))
+    _apply(x.size, flat(x, -1, *C), mean, _scale(gamma, rstd), beta, x.dtype.type(slope), y.reshape(-1, *C))
     return y
 
 
@@ -63,11 +64,11 @@ def batch_norm_backward(
     shapes = zip(out or (None, None, None), (x.shape, C, C), strict=True)
     gx, ggamma, gbeta = (result(op, array, shape, x.dtype) for array, shape in shapes)
     mean, rstd, gamma, beta = _channels(op, x, mean, rstd, gamma, beta)
-    gy, x, scale, slope = flat(gy, -1, *C), flat(x, -1, *C), flat(gamma * rstd), x.dtype.type(slope)
-    sums, offset, tilt = _sums(len(x), *C), np.empty_like(mean), np.empty_like(mean)
-    _products(gy, x, mean, rstd, scale, beta, slope, sums)
+    size, gy, x, scale, slope = x.size, flat(gy, -1, *C), flat(x, -1, *C), _scale(gamma, rstd), x.dtype.type(slope)
+    sums, offset, tilt = _sums(len(x), *C), scratch("offset", C, x.dtype), scratch("tilt", C, x.dtype)
+    _products(size, gy, x, mean, rstd, scale, beta, slope, sums)
     _parameters(sums, len(x), rstd, ggamma, gbeta, offset, tilt)
-    _gradient(gy, x, mean, scale, beta, slope, flat(offset), flat(tilt), gx.reshape(-1, *C))
+    _gradient(size, gy, x, mean, scale, beta, slope, flat(offset), flat(tilt), gx.reshape(-1, *C))
     return gx, ggamma, gbeta
 
 
@@ -84,20 +85,38 @@ def _channels(op: str, x: Array, *arrays: Array) -> list[Array]:
 
 def _sums(n: int, C: int) -> Array:
     """Room for two float64 sums a block and channel, (2, blocks, C)."""
-    return np.zeros((2, -(-n // ROWS), C))
+    return scratch("sums", (2, -(-n // ROWS), C), np.float64)
+
+
+def _scale(gamma: Array, rstd: Array) -> Array:
+    return flat(np.multiply(gamma, rstd, out=scratch("scale", len(gamma), gamma.dtype)))
 
 
 @loop
-def _moments(x: Array, sums: Array) -> None:
+def _moments(x: Array, sums: Array, thread: int, threads: int) -> None:
     """Of each block of rows: sum d, sum d^2."""
-    n, C = x.shape
-    for b in prange(sums.shape[1]):
-        start = np.int64(b) * ROWS
-        for r in range(start, min(n, start + ROWS)):
-            for c in range(C):
-                d = np.float64(x[r, c]) - np.float64(x[0, c])
-                sums[0, b, c] += d
-                sums[1, b, c] += d * d
+    first, last = part(sums.shape[1], thread, threads)
+    start = x[0]
+    for b in range(first, last):
+        block, plain, squares = x[b * ROWS : min(len(x), (b + 1) * ROWS)], sums[0, b], sums[1, b]
+        plain[:] = 0
+        squares[:] = 0
+        whole = len(block) // DEEP
+        for i in range(whole):
+            rows = block[DEEP * i : DEEP * (i + 1)]
+            for c in range(start.size):
+                s, s2 = plain[c], squares[c]
+                for r in range(DEEP):
+                    d = np.float64(rows[r, c]) - np.float64(start[c])
+                    s += d
+                    s2 += d * d
+                plain[c], squares[c] = s, s2
+        rows = block[DEEP * whole :]
+        for r in range(len(rows)):
+            for c in range(start.size):
+                d = np.float64(rows[r, c]) - np.float64(start[c])
+                plain[c] += d
+                squares[c] += d * d
 
 
 @njit(cache=True)
@@ -113,27 +132,43 @@ def _statistics(sums: Array, x: Array, mean: Array, var: Array) -> None:
 
 
 @loop
-def _apply(x: Array, mean: Array, scale: Array, beta: Array, slope: Any, y: Array) -> None:
+def _apply(
+    x: Array, mean: Array, scale: Array, beta: Array, slope: Any, y: Array, thread: int, threads: int
+) -> None:
+    r, end = part(len(x), thread, threads)
+    x, y = x[r:end], y[r:end]
     n, C = x.shape
-    for r in prange(n):
+    for r in range(n):
         for c in range(C):
             y[r, c] = leak((x[r, c] - mean[c]) * scale[c] + beta[c], slope)
 
 
 @loop
 def _products(
-    gy: Array, x: Array, mean: Array, rstd: Array, scale: Array, beta: Array, slope: Any, sums: Array
+    gy: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    scale: Array,
+    beta: Array,
+    slope: Any,
+    sums: Array,
+    thread: int,
+    threads: int,
 ) -> None:
     """Of each block of rows: sum gy xhat, sum gy."""
-    n, C = x.shape
-    for b in prange(sums.shape[1]):
-        start = np.int64(b) * ROWS
-        for r in range(start, min(n, start + ROWS)):
-            for c in range(C):
-                d = x[r, c] - mean[c]
-                g = np.float64(leak_backward(gy[r, c], d * scale[c] + beta[c], slope))
-                sums[0, b, c] += g * np.float64(d * rstd[c])
-                sums[1, b, c] += g
+    first, last = part(sums.shape[1], thread, threads)
+    for b in range(first, last):
+        block, scaled, plain = slice(b * ROWS, min(len(x), (b + 1) * ROWS)), sums[0, b], sums[1, b]
+        gs, xs = gy[block], x[block]
+        scaled[:] = 0
+        plain[:] = 0
+        for r in range(len(xs)):
+            for c in range(mean.size):
+                d = xs[r, c] - mean[c]
+                g = np.float64(leak_backward(gs[r, c], d * scale[c] + beta[c], slope))
+                scaled[c] += g * np.float64(d * rstd[c])
+                plain[c] += g
 
 
 @njit(cache=True)
@@ -160,9 +195,13 @@ def _gradient(
     offset: Array,
     tilt: Array,
     gx: Array,
+    thread: int,
+    threads: int,
 ) -> None:
+    r, end = part(len(x), thread, threads)
+    gy, x, gx = gy[r:end], x[r:end], gx[r:end]
     n, C = x.shape
-    for r in prange(n):
+    for r in range(n):
         for c in range(C):
             d = x[r, c] - mean[c]
             g = leak_backward(gy[r, c], d * scale[c] + beta[c], slope)

@@ -35,8 +35,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..jit import get_num_threads, inner, njit
-from ..loops import aligned, flat
+from ..loops import flat
 from ..parallel import run, task
+from ..scratch import scratch
 from ..simd import MR, columns, gemm_tile
 from .geometry import Geometry
 
@@ -412,11 +413,6 @@ def phases(g: Geometry, C: int, O: int) -> Array:
 
 def _scratch(dtype: np.dtype[Any]) -> Scratch:
     """Number of threads, and their blocks of A, B and C."""
-    return _allocate(get_num_threads(), dtype)
-
-
-@functools.cache
-def _allocate(threads: int, dtype: np.dtype[Any]) -> Scratch:
-    """Kept for ever: fresh pages cost more than packing. cpu.py lets one call at a time in."""
-    a, b, c = (aligned(threads * size, dtype) for size in (A_SIZE, B_SIZE, C_SIZE))
-    return threads, a, b, c, np.zeros(threads * RC, np.int64)
+    threads = get_num_threads()
+    a, b, c = (scratch(name, threads * size, dtype) for name, size in (("a", A_SIZE), ("b", B_SIZE), ("c", C_SIZE)))
+    return threads, a, b, c, scratch("rows", threads * RC, np.int64)

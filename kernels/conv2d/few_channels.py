@@ -23,7 +23,8 @@ Then two tables say where everything is:
 
 The second operand, (K, O) or (pixels, O), is read in place. Where MR pixels or a panel of columns do not divide what
 there is, the last tile begins earlier and overlaps the one before it. Tiles that are added to must not overlap: in
-conv2d_weight each has its own place in the thread's sums, and a table whose last taps repeat.
+conv2d_weight each has its own place in the thread's sums, and a table whose last taps repeat. Fewer columns than a
+tile's are made by `narrow_tile`, which is one vector wide: a whole one would be half empty, and MR sums keep busy too.
 
 Dukhan, "The Indirect Convolution Algorithm" (2019), has one table of all (p, k); padding makes it the sum of two.
 For a given number of threads results are the same to the bit.
@@ -36,9 +37,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..jit import get_num_threads, inner, njit
-from ..loops import aligned, flat, up
+from ..loops import flat, up
 from ..parallel import run, task
-from ..simd import MR, columns, gemm_tile, indirect_tile
+from ..scratch import scratch
+from ..simd import MR, VECTORS, columns, gemm_tile, indirect_tile, narrow_tile
 from . import direct
 from .geometry import Geometry
 
@@ -56,7 +58,7 @@ BLOCK = 64  # pixels whose rows of y stay in the first-level cache while all tap
 def fits(g: Geometry, C: int, O: int) -> bool:
     """Whether the kernels of this module can run: x has few channels, y a whole tile, and scratch suffices."""
     (ph, pw), (h, w), (oh, ow) = g.padding, g.x_size, g.y_size
-    panel = columns(np.empty(0, np.float32))
+    panel = _panel(O)
     return (
         1 <= C <= CHANNELS
         and O >= panel
@@ -77,30 +79,41 @@ def fits_transposed(g: Geometry, C: int, O: int) -> bool:
     phases, (down, across) = direct.phases(g, C, O), _border(g)
     taps = phases["high"] * phases["wide"] * O
     return bool(
-        C >= columns(np.empty(0, np.float32))
+        C >= _panel(C)
         and np.all(phases["rows"] * phases["columns"] >= MR)
         and np.all((taps > 0) & (taps <= DEPTH))
         and (g.y_size[0] + 2 * down) * (g.y_size[1] + 2 * across) * O <= IMAGE
     )
 
 
+def _narrow(count: int) -> bool:
+    """Whether so many columns are less than a tile's: then tiles have one vector of them."""
+    return count < columns(np.empty(0, np.float32))
+
+
+def _panel(count: int) -> int:
+    """Columns of the tiles that make so many."""
+    whole = columns(np.empty(0, np.float32))
+    return whole // VECTORS if _narrow(count) else whole
+
+
 def _scattered(C: int) -> bool:
-    """Whether x has so few channels that a panel of them would be mostly empty."""
-    return 2 * C <= columns(np.empty(0, np.float32))
+    """Whether x has so few channels that even a narrow tile of them would be partly empty."""
+    return C < _panel(C)
 
 
 def conv2d(x: Array, w: Array, g: Geometry, y: Array) -> None:
     """y (N, OH, OW, O) = convolution of x (N, H, W, C), w (KH, KW, C, O)."""
     C, O = w.shape[2:]
     places, taps = _tables(g, C)
-    _forward(flat(x), x.shape, g.padding, flat(w), O, y.reshape(-1), places, taps, _scratch(x.dtype))
+    _forward(flat(x), x.shape, g.padding, flat(w), O, y.reshape(-1), places, taps, _narrow(O), _scratch(x.dtype))
 
 
 def conv2d_weight(x: Array, y: Array, g: Geometry, w: Array) -> None:
     """w (KH, KW, C, O) = gradient of the weight from x (N, H, W, C), y (N, OH, OW, O)."""
     C, O = w.shape[2:]
     places, taps = _tables(g, C)
-    _weight(flat(x), x.shape, g.padding, flat(y), O, w.reshape(-1), places, taps, _scratch(x.dtype))
+    _weight(flat(x), x.shape, g.padding, flat(y), O, w.reshape(-1), places, taps, _narrow(O), _scratch(x.dtype))
 
 
 def conv_transpose2d(y: Array, w: Array, g: Geometry, x: Array) -> None:
@@ -109,14 +122,16 @@ def conv_transpose2d(y: Array, w: Array, g: Geometry, x: Array) -> None:
     if _scattered(C):
         places, taps = _tables(g, C)
         K, panel = w.size // O, columns(y)
-        packed = np.zeros((up(K, panel) // panel, O, panel), y.dtype)  # w's rows as columns
+        packed = scratch("columns", (up(K, panel) // panel, O, panel), y.dtype)  # w's rows as columns
+        packed[-1] = 0
         for k in range(0, K, panel):
             packed[k // panel, :, : K - k] = w.reshape(K, O)[k : k + panel].T
         _scatter(flat(y), O, packed.reshape(-1), K, x.reshape(-1), x.shape, g.padding, places, taps, _scratch(x.dtype))
     else:
         phases, places, taps, targets, elements = _phase_tables(g, C, O)
-        weight = flat(w)[elements]  # the rows that each phase meets, (taps, C)
-        tables = phases, places, taps, targets
+        weight = scratch("columns", elements.shape, w.dtype)
+        np.take(flat(w), elements, out=weight, mode="clip")  # the rows that each phase meets; else take makes a copy
+        tables = phases, places, taps, targets, _narrow(C)
         _by_phases(flat(y), y.shape, _border(g), flat(weight), C, x.reshape(-1), *tables, _scratch(x.dtype))
 
 
@@ -134,10 +149,11 @@ def _forward(
     y: Array,
     places: Array,
     taps: Array,
+    narrow: bool,
     scratch: Scratch,
 ) -> None:
     threads, image, _ = scratch
-    run(threads, task(_forward_share, (x, size, padding, w, O, y, places, taps, image)))
+    run(threads, task(_forward_share, (x, size, padding, w, O, y, places, taps, narrow, image)))
 
 
 @inner(cache=True)
@@ -150,11 +166,13 @@ def _forward_share(
     y: Array,
     places: Array,
     taps: Array,
+    narrow: bool,
     image: Array,
     thread: int,
     threads: int,
 ) -> None:
-    N, K, pixels, panel, a0 = size[0], len(w) // O, len(places), columns(y), thread * IMAGE
+    N, K, pixels, a0 = size[0], len(w) // O, len(places), thread * IMAGE
+    panel = columns(y) // VECTORS if narrow else columns(y)
     _clear_image(size, padding, image, a0)
     for n in range(N * thread // threads, N * (thread + 1) // threads):
         _copy_image(x, n, size, padding, image, a0)
@@ -162,7 +180,11 @@ def _forward_share(
             p = min(row, pixels - MR)
             for column in range(0, O, panel):
                 o = min(column, O - panel)
-                indirect_tile(image, a0, places, p, taps, 0, w, o, O, y, (n * pixels + p) * O + o, O, K, False)
+                to = (n * pixels + p) * O + o
+                if narrow:
+                    narrow_tile(image, a0, places, p, taps, 0, w, o, O, y, to, O, K, False)
+                else:
+                    indirect_tile(image, a0, places, p, taps, 0, w, o, O, y, to, O, K, False)
 
 
 @njit(cache=True)
@@ -175,11 +197,12 @@ def _weight(
     w: Array,
     places: Array,
     taps: Array,
+    narrow: bool,
     scratch: Scratch,
 ) -> None:
     threads, image, sums = scratch
-    panel = columns(w)
-    run(threads, task(_weight_share, (x, size, padding, y, O, places, taps, image, sums)))
+    panel = columns(w) // VECTORS if narrow else columns(w)
+    run(threads, task(_weight_share, (x, size, padding, y, O, places, taps, narrow, image, sums)))
     for k in range(len(w) // O):
         for o in range(O):
             column = o // panel * panel
@@ -199,13 +222,15 @@ def _weight_share(
     O: int,
     places: Array,
     taps: Array,
+    narrow: bool,
     image: Array,
     sums: Array,
     thread: int,
     threads: int,
 ) -> None:
     """A thread's sums, in the order (panel, tap, column of the panel)."""
-    N, pixels, panel, a0, c0 = size[0], len(places), columns(y), thread * IMAGE, thread * SUMS
+    N, pixels, a0, c0 = size[0], len(places), thread * IMAGE, thread * SUMS
+    panel = columns(y) // VECTORS if narrow else columns(y)
     _clear_image(size, padding, image, a0)
     sums[c0 : c0 + SUMS] = 0
     for n in range(N * thread // threads, N * (thread + 1) // threads):
@@ -216,7 +241,10 @@ def _weight_share(
                 b0 = (n * pixels + p) * O + min(column, O - panel)
                 for k in range(0, len(taps), MR):
                     to = c0 + column * len(taps) + k * panel
-                    indirect_tile(image, a0, taps, k, places, p, y, b0, O, sums, to, panel, length, True)
+                    if narrow:
+                        narrow_tile(image, a0, taps, k, places, p, y, b0, O, sums, to, panel, length, True)
+                    else:
+                        indirect_tile(image, a0, taps, k, places, p, y, b0, O, sums, to, panel, length, True)
 
 
 @njit(cache=True)
@@ -280,10 +308,11 @@ def _by_phases(
     places: Array,
     taps: Array,
     targets: Array,
+    narrow: bool,
     scratch: Scratch,
 ) -> None:
     threads, image, sums = scratch
-    run(threads, task(_phases_share, (y, size, border, w, C, x, phases, places, taps, targets, image, sums)))
+    run(threads, task(_phases_share, (y, size, border, w, C, x, phases, places, taps, targets, narrow, image, sums)))
 
 
 @inner(cache=True)
@@ -298,13 +327,14 @@ def _phases_share(
     places: Array,
     taps: Array,
     targets: Array,
+    narrow: bool,
     image: Array,
     tile: Array,
     thread: int,
     threads: int,
 ) -> None:
     """phases: of each the first place, the number of places, the first tap and the number of taps."""
-    N, panel, per_image = size[0], columns(x), len(x) // size[0]
+    N, panel, per_image = size[0], columns(x) // VECTORS if narrow else columns(x), len(x) // size[0]
     a0, c0 = thread * IMAGE, thread * SUMS
     _clear_image(size, border, image, a0)
     for n in range(N * thread // threads, N * (thread + 1) // threads):
@@ -315,7 +345,10 @@ def _phases_share(
                 p = min(row, pixels - MR)
                 for column in range(0, C, panel):
                     c = min(column, C - panel)
-                    indirect_tile(image, a0, places, first + p, taps, t, w, t * C + c, C, tile, c0, panel, K, False)
+                    if narrow:
+                        narrow_tile(image, a0, places, first + p, taps, t, w, t * C + c, C, tile, c0, panel, K, False)
+                    else:
+                        indirect_tile(image, a0, places, first + p, taps, t, w, t * C + c, C, tile, c0, panel, K, False)
                     for i in range(MR):
                         to, at = np.uintp(n * per_image + targets[first + p + i] + c), np.uintp(c0 + i * panel)
                         for e in range(np.uintp(panel)):
@@ -399,10 +432,5 @@ def _phase_tables(g: Geometry, C: int, O: int) -> tuple[Array, Array, Array, Arr
 
 def _scratch(dtype: np.dtype[Any]) -> Scratch:
     """Number of threads, and their images and sums."""
-    return _allocate(get_num_threads(), dtype)
-
-
-@functools.cache
-def _allocate(threads: int, dtype: np.dtype[Any]) -> Scratch:
-    """Kept for ever: fresh pages cost more than a copy. cpu.py lets one call at a time in."""
-    return threads, aligned(threads * IMAGE, dtype), aligned(threads * SUMS, dtype)
+    threads = get_num_threads()
+    return threads, scratch("image", threads * IMAGE, dtype), scratch("image's sums", threads * SUMS, dtype)

@@ -44,9 +44,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..jit import get_num_threads, inner, njit
-from ..loops import aligned, flat, up
+from ..loops import flat, up
 from ..parallel import run, task
-from ..prepared import Prepared
+from ..prepared import Prepared, memory_for
+from ..scratch import scratch
 from ..simd import MR, VECTORS, columns, gemm_tile
 from .algebra import POINTS, matrices
 from .algorithm import phase_window
@@ -422,8 +423,7 @@ def conv2d_weight(x: Array, y: Array, g: Geometry, m: int, w: Array) -> None:
     if chunk < tiles:  # all parts of M are kept, and of its rows a thread has at most so many:
         rows = up(up(K, MR) // MR, threads) // threads * MR
         share *= up(rows, ROWS) // ROWS * (up(OP, COLUMNS) // COLUMNS)
-    # Large, and not kept: other kernels want the memory meanwhile.
-    u, v = (aligned(size, w.dtype, np.empty) for size in (points * chunk * OP, points * chunk * (K + PAD)))
+    u, v = scratch("u", points * chunk * OP, w.dtype), scratch("v", points * chunk * (K + PAD), w.dtype)
     room = v, *_room(w.dtype, 0, share, max(w.shape[2:]), 0)[1:]
     run.weight(flat(x), flat(y), w.reshape(-1), _shapes(x, y, g), chunk, u, share, room, threads)
 
@@ -452,38 +452,33 @@ def _transformed(w: Array, g: Geometry, m: int, turned: bool, prepared: Prepared
 
     def compute(u: Array) -> Array:
         threads = get_num_threads()
-        source = flat(w.transpose(0, 1, 3, 2) if turned else w)
+        source = flat(w)
+        if turned:
+            source = scratch("v", w.size, w.dtype)  # which is V's only later
+            source.reshape(*w.shape[:2], O, C)[...] = w.transpose(0, 1, 3, 2)
+            source = flat(source)
         if (C if turned else O) % columns(w):
             u[...] = 0  # the ends of panels stay so
-        run.weights(source, C, O, step, turned, u, _scratch("tables", threads * TABLE, np.dtype(np.int64)), threads)
+        run.weights(source, C, O, step, turned, u, _tables(threads), threads)
         return u
 
     if prepared is not None:
         key = "winograd", m, step, turned, w.shape, w.dtype
-        return prepared.get(key, lambda: compute(aligned(size, w.dtype, np.empty)))
-    return compute(_scratch("u", size, w.dtype)[:size])
+        return prepared.get(key, lambda: compute(memory_for(size, w.dtype)))
+    return compute(scratch("u", size, w.dtype))
 
 
-_kept: dict[tuple[str, np.dtype[Any]], Array] = {}
-
-
-def _scratch(name: str, size: int, dtype: np.dtype[Any]) -> Array:
-    """An array of at least `size`, kept for ever: fresh pages cost more than arithmetic.
-
-    It holds what an earlier call left, at first zeros. cpu.py lets one call at a time in.
-    """
-    if (name, dtype) not in _kept or len(_kept[name, dtype]) < size:
-        _kept[name, dtype] = aligned(size, dtype)
-    return _kept[name, dtype]
+def _tables(threads: int) -> Array:
+    return scratch("tables", threads * TABLE, np.int64)
 
 
 def _room(dtype: np.dtype[Any], v: int, m: int, zeros: int, waste: int) -> Room:
     """Sizes of V, M and waste are a thread's."""
     threads = get_num_threads()
     return (
-        _scratch("v", threads * v, dtype),
-        _scratch("m", threads * m, dtype),
-        _scratch("tables", threads * TABLE, np.dtype(np.int64)),
-        _scratch("zeros", zeros, dtype),
-        _scratch("waste", threads * waste, dtype),
+        scratch("v", threads * v, dtype),
+        scratch("m", threads * m, dtype),
+        _tables(threads),
+        scratch("zeros", zeros, dtype),
+        scratch("waste", threads * waste, dtype),
     )

@@ -5,11 +5,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from ..scratch import scratch
+
 Array = NDArray[Any]
 
 add, subtract, multiply, divide, negative = np.add, np.subtract, np.multiply, np.divide, np.negative
 exp, log, sqrt, absolute, sign = np.exp, np.log, np.sqrt, np.absolute, np.sign
 minimum, maximum = np.minimum, np.maximum
+less, less_equal, greater, greater_equal = np.less, np.less_equal, np.greater, np.greater_equal
+equal, not_equal = np.equal, np.not_equal
 
 
 def power(x: Array, exponent: float, out: Array | None = None) -> Array:
@@ -37,7 +41,14 @@ def where(condition: Array, a: Array, b: Array, out: Array | None = None) -> Arr
 
 def greater_share(a: Array, b: Array, out: Array | None = None) -> Array:
     """a's share of the gradient of maximum(a, b): 1 where a > b, 1/2 at ties, else 0."""
-    return np.add(a > b, (a == b) * a.dtype.type(0.5), out=out, dtype=a.dtype)
+    shape = np.broadcast(a, b).shape
+    more = np.greater(a, b, out=scratch("more", shape, np.bool_))
+    ties = np.equal(a, b, out=scratch("ties", shape, np.bool_))
+    share = np.empty(shape, a.dtype) if out is None else out
+    share[...] = ties
+    share *= share.dtype.type(0.5)
+    share += more
+    return share
 
 
 def inside(x: Array, low: float | None, high: float | None, out: Array | None = None) -> Array:
@@ -55,5 +66,5 @@ def cast(x: Array, dtype: DTypeLike, out: Array | None = None) -> Array:
     """x in another dtype, always a copy."""
     if out is None:
         return x.astype(dtype)
-    np.copyto(out, x, casting="same_kind")
+    np.copyto(out, x, casting="unsafe")  # as astype does
     return out

@@ -28,6 +28,14 @@ def copy(x: Array, out: Array | None = None) -> Array:
     return out
 
 
+def reshape(x: Array, shape: tuple[int, ...], out: Array | None = None) -> Array:
+    """x in another shape; a view where NumPy gives one and no `out` was passed."""
+    if out is None:
+        return x.reshape(shape)
+    copy(x, out.reshape(x.shape))
+    return out
+
+
 def take(x: Array, index: Any, out: Array | None = None) -> Array:
     """x[index]; a view where NumPy gives one and no `out` was passed."""
     if not _is_basic(index) and not _on_device(index):

@@ -18,16 +18,34 @@ def copy(x: Array, out: Array | None = None) -> Array:
     return out
 
 
+def reshape(x: Array, shape: tuple[int, ...], out: Array | None = None) -> Array:
+    """x in another shape; a view where NumPy gives one and no `out` was passed."""
+    if out is None:
+        return x.reshape(shape)
+    np.copyto(out.reshape(x.shape), x)
+    return out
+
+
 def take(x: Array, index: Any, out: Array | None = None) -> Array:
     """x[index]; a view where NumPy gives one and no `out` was passed."""
-    return np.asarray(x[index]) if out is None else copy(x[index], out)
+    if out is None:
+        return np.asarray(x[index])
+    whole = isinstance(index, np.ndarray) and index.dtype == np.intp and index.size and x.ndim
+    if whole and -len(x) <= index.min() and index.max() < len(x):
+        return np.take(x, index, 0, out=out, mode="wrap")  # the default mode makes a copy of `out`
+    return copy(x[index], out)
 
 
 def scatter_add(g: Array, index: Any, shape: tuple[int, ...], out: Array | None = None) -> Array:
     """The adjoint of `take`: zeros of `shape` with g added at `index`, repeated indices adding up."""
     x = np.empty(shape, g.dtype) if out is None else out
     x[...] = 0
-    np.add.at(x, index, g)
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(part is None or part is ... or type(part) in (int, slice) for part in parts):  # nothing twice
+        place = x[index if ... in parts else (*parts, ...)]
+        np.add(place, g, out=place)
+    else:
+        np.add.at(x, index, g)
     return x
 
 

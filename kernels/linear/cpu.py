@@ -12,6 +12,7 @@ from ..conv2d.direct import KC, NC, _pack, _share, _store
 from ..jit import get_num_threads, inner, njit
 from ..loops import FLOATS, flat, result
 from ..parallel import run, task
+from ..scratch import scratch
 from ..simd import MR, columns, gemm_tile
 
 Array = NDArray[Any]
@@ -31,8 +32,8 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
         y[...] = matmul(a, b)
         return y
     threads = get_num_threads() if I * K * J > SMALL else 1
-    scratch = np.empty(threads * (KC * NC + MR * columns(y)), a.dtype)
-    _product(*_flat(a), *_flat(b), I, J, K, y.reshape(-1), scratch, threads)
+    room = scratch("matmul", threads * (KC * NC + MR * columns(y)), a.dtype)
+    _product(*_flat(a), *_flat(b), I, J, K, y.reshape(-1), room, threads)
     return y
 
 
@@ -55,10 +56,10 @@ def _product(
     J: int,
     K: int,
     y: Array,
-    scratch: Array,
+    room: Array,
     threads: int,
 ) -> None:
-    args = a, a_row, a_k, b, b_k, b_column, I, J, K, y, scratch
+    args = a, a_row, a_k, b, b_k, b_column, I, J, K, y, room
     if threads == 1:
         _share_of_product(*args, 0, 1)
     else:
@@ -77,7 +78,7 @@ def _share_of_product(
     J: int,
     K: int,
     y: Array,
-    scratch: Array,
+    room: Array,
     thread: int,
     threads: int,
 ) -> None:
@@ -98,20 +99,16 @@ def _share_of_product(
             length, add = min(KC, K - k0), k0 > 0
             for j in range(j0, j1, panel):
                 at = k0 * b_k + j * b_column
-                _pack(b, at, b_k, b_column, length, min(panel, j1 - j), scratch, packed + (j - j0) * KC)
-            i = first
-            while i < last:
-                # Where fewer than MR rows are left: one at a time, the same one in all rows of the tile.
-                rows = MR if i + MR <= last else 1
-                step = a_row if rows == MR else 0
+                _pack(b, at, b_k, b_column, length, min(panel, j1 - j), room, packed + (j - j0) * KC)
+            for row in range(first, last, MR):
+                i = min(row, I - MR)  # the last tile is a whole one, too: of it only the rows that are left are stored
                 for j in range(j0, j1, panel):
                     width, panel_at = min(panel, j1 - j), packed + (j - j0) * KC
-                    if rows == MR and width == panel:
-                        gemm_tile(a, i * a_row + k0 * a_k, step, a_k, scratch, panel_at, y, i * J + j, J, length, add)
+                    if i + MR <= last and i == row and width == panel:
+                        gemm_tile(a, i * a_row + k0 * a_k, a_row, a_k, room, panel_at, y, i * J + j, J, length, add)
                     else:
                         gemm_tile(
-                            a, i * a_row + k0 * a_k, step, a_k, scratch, panel_at, scratch, tile, panel, length, False
+                            a, i * a_row + k0 * a_k, a_row, a_k, room, panel_at, room, tile, panel, length, False
                         )
-                        for row in range(rows):
-                            _store(scratch, tile + row * panel, width, add, y, (i + row) * J + j)
-                i += rows
+                        for r in range(row, min(row + MR, last)):
+                            _store(room, tile + (r - i) * panel, width, add, y, r * J + j)

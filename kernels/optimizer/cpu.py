@@ -2,14 +2,14 @@
 
 A net has dozens of parameters, most of them small, and a call costs more than the arithmetic on a small one. So
 compiled code gets tables: where the memory of each array begins, and a list of blocks of at most BLOCK elements, which
-threads share out.
+threads share out. They are kept from step to step, in which most arrays are the same.
 
     arrays   p0 [......................]  p1 [..]  p2 [.........]
     blocks      |  0  |  1  |  2  |  3 |     | 4|     |  5  | 6 |
 """
 
-import functools
 import math
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +18,8 @@ from numba import carray, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from ..jit import njit, prange
-from ..loops import check, flat, result
+from ..jit import inner
+from ..loops import check, flat, loop, part, result
 
 Array = NDArray[Any]
 Arrays = Sequence[Array]
@@ -86,31 +86,87 @@ def _update(
     of_each: tuple[Sequence[float], ...] = (),
 ) -> Arrays:
     """`run` over `arrays`, (p, g, *state); `of_each` has numbers that differ from parameter to parameter."""
-    every = []
-    for p, g, *state in zip(*arrays, strict=True):
-        check(op, p, g, *state)
-        every.append([result(op, p, p.shape, p.dtype), flat(g), *(result(op, s, p.shape, p.dtype) for s in state)])
-    for dtype in {p.dtype for p in arrays[0]}:
-        chosen = [i for i, p in enumerate(arrays[0]) if p.dtype == dtype]
-        rows = [every[i] for i in chosen]
-        owners, starts, lengths = _blocks(tuple(row[0].size for row in rows))
-        addresses = np.array([[array.ctypes.data for array in row] for row in rows])
-        places = addresses[owners] + starts[:, None] * dtype.itemsize
-        columns = (np.array([values[i] for i in chosen], dtype)[owners] for values in of_each)
-        run(places, lengths, np.empty(0, dtype), *columns, *map(dtype.type, scalars))  # `rows` keeps all alive
+    key = op, len(arrays), *map(id, arrays[0])
+    table = _tables.get(key)
+    if table is None:
+        for old, known in list(_tables.items()):
+            if known.stale():
+                _tables.pop(old, None)
+        table = _tables[key] = _Table(len(arrays), len(arrays[0]))
+    copies = table.look(op, arrays)  # they and `arrays` keep all alive
+    for dtype, chosen, owners, starts, lengths, numbers in table.groups:
+        columns = numbers[: len(of_each)]
+        for column, values in zip(columns, of_each, strict=True):
+            for i in chosen:
+                column[i] = values[i]
+        blocks = table.addresses, owners, starts, lengths, numbers[-1]
+        run(table.size, *blocks, *columns, *map(dtype.type, scalars))
+    del copies
     return arrays[0]
 
 
-@functools.cache
-def _blocks(sizes: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """Of each block its tensor, its first element and its length."""
-    blocks = [(i, start, min(BLOCK, size - start)) for i, size in enumerate(sizes) for start in range(0, size, BLOCK)]
-    owners, starts, lengths = np.array(blocks, np.int64).reshape(-1, 3).T.copy()
-    return owners, starts, lengths
+class _Table:
+    """Where the arrays of an optimizer lie: addresses[i, j] is that of parameter i's array j, of (p, g, *state).
+
+    groups: of each dtype it, the parameters that have it, of each block its parameter, first element and length, and
+    room for numbers that differ from parameter to parameter.
+    """
+
+    def __init__(self, columns: int, rows: int) -> None:
+        self._known: list[list[Any]] = [[_nothing] * columns for _ in range(rows)]  # weak references
+        self.addresses = np.zeros((rows, columns), np.int64)
+        self.groups: list[tuple[np.dtype[Any], list[int], Array, Array, Array, list[Array]]] = []
+        self.size = 0
+
+    def stale(self) -> bool:
+        """Whether one of the parameters is gone."""
+        return any(known[0]() is None for known in self._known)
+
+    def look(self, op: str, arrays: tuple[Arrays, ...]) -> list[Array]:
+        """Checks the arrays that are others than at the last call, and notes their addresses.
+
+        Returns copies of those gradients that compiled code could not read where they are.
+        """
+        copies = []
+        for i, (row, known) in enumerate(zip(zip(*arrays, strict=True), self._known, strict=True)):
+            changed = [j for j, array in enumerate(row) if known[j]() is not array]
+            if not changed:
+                continue
+            check(op, *row)
+            if changed[0] == 0:
+                self.groups = []
+            for j in changed:
+                array = row[j]
+                known[j] = weakref.ref(array)
+                if j != 1:
+                    result(op, array, array.shape, array.dtype)
+                elif not (array.flags.c_contiguous and array.flags.aligned):
+                    array, known[j] = flat(array), _nothing
+                    copies.append(array)
+                self.addresses[i, j] = array.ctypes.data
+        if not self.groups:
+            self._group(arrays[0])
+        return copies
+
+    def _group(self, p: Arrays) -> None:
+        self.size = sum(array.size for array in p)
+        for dtype in dict.fromkeys(array.dtype for array in p):
+            chosen = [i for i, array in enumerate(p) if array.dtype == dtype]
+            blocks = [(i, n, min(BLOCK, p[i].size - n)) for i in chosen for n in range(0, p[i].size, BLOCK)]
+            owners, starts, lengths = np.array(blocks, np.int64).reshape(-1, 3).T.copy()
+            self.groups.append((dtype, chosen, owners, starts, lengths, [np.empty(len(p), dtype) for _ in range(3)]))
+
+
+def _nothing() -> None:
+    """Stands for a weak reference to an array that is gone."""
+
+
+_tables: dict[tuple[Any, ...], _Table] = {}
 
 
 # ---- compiled ------------------------------------------------------------------------------------------------------
-# places[b, j]: the address of block b of array j, in the order (p, g, *state). `like` has the dtype and nothing else.
+# Of block b the parameter is owners[b], the first element starts[b], their number lengths[b]. `like` has the dtype and
+# nothing else.
 
 
 @intrinsic
@@ -121,49 +177,87 @@ def _pointer(context: Any, address: Any, like: Any) -> Any:
     return types.CPointer(like.dtype)(types.intp, like), emit
 
 
-@njit(cache=True)
-def _at(address: int, length: int, like: Array) -> Array:
-    """The memory there as an array."""
-    return carray(_pointer(address, like), (length,))
+@inner(cache=True)
+def _at(addresses: Array, owners: Array, starts: Array, lengths: Array, like: Array, b: int, j: int) -> Array:
+    """The part of array j that belongs to block b."""
+    address = addresses[owners[b], j] + starts[b] * like.itemsize
+    return carray(_pointer(address, like), (lengths[b],))
 
 
-def _compiled(function: Any) -> Any:
-    return njit(parallel=True, cache=True, error_model="numpy")(function)  # division by zero gives inf, as in NumPy
-
-
-@_compiled
-def _sgd(places: Array, lengths: Array, like: Array, lr: Any, decay: Any) -> None:
-    for b in prange(len(lengths)):
-        n = lengths[b]
-        p, g = _at(places[b, 0], n, like), _at(places[b, 1], n, like)
-        for i in range(n):
+@loop
+def _sgd(
+    addresses: Array,
+    owners: Array,
+    starts: Array,
+    lengths: Array,
+    like: Array,
+    lr: Any,
+    decay: Any,
+    thread: int,
+    threads: int,
+) -> None:
+    first, last = part(len(lengths), thread, threads)
+    for b in range(first, last):
+        p = _at(addresses, owners, starts, lengths, like, b, 0)
+        g = _at(addresses, owners, starts, lengths, like, b, 1)
+        for i in range(lengths[b]):
             p[i] -= lr * (g[i] + decay * p[i])
 
 
-@_compiled
-def _momentum(places: Array, lengths: Array, like: Array, lr: Any, momentum: Any, decay: Any) -> None:
-    for b in prange(len(lengths)):
-        n = lengths[b]
-        p, g, buffer = _at(places[b, 0], n, like), _at(places[b, 1], n, like), _at(places[b, 2], n, like)
-        for i in range(n):
+@loop
+def _momentum(
+    addresses: Array,
+    owners: Array,
+    starts: Array,
+    lengths: Array,
+    like: Array,
+    lr: Any,
+    momentum: Any,
+    decay: Any,
+    thread: int,
+    threads: int,
+) -> None:
+    first, last = part(len(lengths), thread, threads)
+    for b in range(first, last):
+        p = _at(addresses, owners, starts, lengths, like, b, 0)
+        g = _at(addresses, owners, starts, lengths, like, b, 1)
+        buffer = _at(addresses, owners, starts, lengths, like, b, 2)
+        for i in range(lengths[b]):
             buffer[i] = momentum * buffer[i] + (g[i] + decay * p[i])
             p[i] -= lr * buffer[i]
 
 
-@_compiled
-def _rmsprop(places: Array, lengths: Array, like: Array, lr: Any, alpha: Any, rest: Any, eps: Any, decay: Any) -> None:
-    for b in prange(len(lengths)):
-        n = lengths[b]
-        p, g, s = _at(places[b, 0], n, like), _at(places[b, 1], n, like), _at(places[b, 2], n, like)
-        for i in range(n):
+@loop
+def _rmsprop(
+    addresses: Array,
+    owners: Array,
+    starts: Array,
+    lengths: Array,
+    like: Array,
+    lr: Any,
+    alpha: Any,
+    rest: Any,
+    eps: Any,
+    decay: Any,
+    thread: int,
+    threads: int,
+) -> None:
+    first, last = part(len(lengths), thread, threads)
+    for b in range(first, last):
+        p = _at(addresses, owners, starts, lengths, like, b, 0)
+        g = _at(addresses, owners, starts, lengths, like, b, 1)
+        s = _at(addresses, owners, starts, lengths, like, b, 2)
+        for i in range(lengths[b]):
             gradient = g[i] + decay * p[i]
             s[i] = alpha * s[i] + rest * gradient * gradient
             p[i] -= lr * gradient / (math.sqrt(s[i]) + eps)
 
 
-@_compiled
+@loop
 def _adam(
-    places: Array,
+    addresses: Array,
+    owners: Array,
+    starts: Array,
     lengths: Array,
     like: Array,
     rates: Array,
@@ -174,21 +268,29 @@ def _adam(
     rest2: Any,
     eps: Any,
     decay: Any,
+    thread: int,
+    threads: int,
 ) -> None:
-    for b in prange(len(lengths)):
-        n, rate, correction = lengths[b], rates[b], corrections[b]
-        p, g = _at(places[b, 0], n, like), _at(places[b, 1], n, like)
-        m, v = _at(places[b, 2], n, like), _at(places[b, 3], n, like)
-        for i in range(n):
+    first, last = part(len(lengths), thread, threads)
+    for b in range(first, last):
+        rate, correction = rates[owners[b]], corrections[owners[b]]
+        p = _at(addresses, owners, starts, lengths, like, b, 0)
+        g = _at(addresses, owners, starts, lengths, like, b, 1)
+        m = _at(addresses, owners, starts, lengths, like, b, 2)
+        v = _at(addresses, owners, starts, lengths, like, b, 3)
+        for i in range(lengths[b]):
             gradient = g[i] + decay * p[i]
             m[i] = beta1 * m[i] + rest1 * gradient
             v[i] = beta2 * v[i] + rest2 * gradient * gradient
             p[i] -= rate * m[i] / (math.sqrt(v[i]) * correction + eps)
 
 
-@_compiled
-def _clip(places: Array, lengths: Array, like: Array, c: Any) -> None:
-    for b in prange(len(lengths)):
-        p = _at(places[b, 0], lengths[b], like)
+@loop
+def _clip(
+    addresses: Array, owners: Array, starts: Array, lengths: Array, like: Array, c: Any, thread: int, threads: int
+) -> None:
+    first, last = part(len(lengths), thread, threads)
+    for b in range(first, last):
+        p = _at(addresses, owners, starts, lengths, like, b, 0)
         for i in range(lengths[b]):
             p[i] = -c if p[i] < -c else (c if p[i] > c else p[i])

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..jit import inner, prange
-from ..loops import loop, result
+from ..jit import inner
+from ..loops import loop, part, result
+from ..scratch import scratch
 from .reference import M0, M1, W0, W1, check, floating
 
 Array = NDArray[Any]
@@ -21,7 +22,7 @@ def philox(key: int, counter: int, n: int, out: Array | None = None) -> Array:
     """n words, uint32 (n,), of blocks counter, counter + 1, ..., wrapping around at 2^128. 0 <= key < 2^64."""
     check("philox", key, counter)
     words = result("philox", out, (n,), np.dtype(np.uint32))
-    _philox(words, np.uint64(key), np.uint64(counter & (1 << 64) - 1), np.uint64(counter >> 64))
+    _philox(n, words, np.uint64(key), np.uint64(counter & (1 << 64) - 1), np.uint64(counter >> 64))
     return words
 
 
@@ -31,17 +32,17 @@ def uniform(key: int, counter: int, n: int, dtype: DTypeLike, out: Array | None 
     words = u.view(np.uint32)  # as many as are needed: one for a float32, two for a float64
     philox(key, counter, words.size, words)
     if u.dtype == np.float32:
-        _unit(u, words, np.uint32(8), np.float32(2**-24))
+        _unit(n, u, words, np.uint32(8), np.float32(2**-24))
     else:
-        _unit(u, words.view("<u8"), np.uint64(11), 2.0**-53)
+        _unit(n, u, words.view("<u8"), np.uint64(11), 2.0**-53)
     return u
 
 
 def normal(key: int, counter: int, n: int, dtype: DTypeLike, out: Array | None = None) -> Array:
     """n standard normal numbers, float32 or float64 (n,)."""
     z = result("normal", out, (n,), floating("normal", dtype))
-    pairs = z if n % 2 == 0 else np.empty(n + 1, z.dtype)
-    _box_muller(uniform(key, counter, pairs.size, z.dtype, pairs).reshape(-1, 2))
+    pairs = z if n % 2 == 0 else scratch("pairs", n + 1, z.dtype)
+    _box_muller(n, uniform(key, counter, pairs.size, z.dtype, pairs).reshape(-1, 2))
     if n % 2:
         z[...] = pairs[:n]
     return z
@@ -63,26 +64,34 @@ def _block(b: Any, key: Any, low: Any, high: Any) -> Any:
 
 
 @loop
-def _philox(words: Array, key: Any, low: Any, high: Any) -> None:
+def _philox(words: Array, key: Any, low: Any, high: Any, thread: int, threads: int) -> None:
     whole = words.size // 4
     blocks = words[: 4 * whole].reshape(whole, 4)
-    for b in prange(whole):
-        blocks[b, 0], blocks[b, 1], blocks[b, 2], blocks[b, 3] = _block(np.uint64(b), key, low, high)
-    last = _block(np.uint64(whole), key, low, high)
-    for i in range(4 * whole, words.size):
-        words[i] = last[i - 4 * whole]
+    first, last = part(whole, thread, threads)
+    blocks = blocks[first:last]
+    for b in range(len(blocks)):
+        four = _block(np.uint64(first + b), key, low, high)
+        blocks[b, 0], blocks[b, 1], blocks[b, 2], blocks[b, 3] = four
+    if thread == 0 and 4 * whole < words.size:
+        rest = _block(np.uint64(whole), key, low, high)
+        for i in range(4 * whole, words.size):
+            words[i] = rest[i - 4 * whole]
 
 
 @loop
-def _unit(u: Array, words: Array, shift: Any, scale: Any) -> None:
-    for i in prange(u.size):
+def _unit(u: Array, words: Array, shift: Any, scale: Any, thread: int, threads: int) -> None:
+    i, end = part(u.size, thread, threads)
+    u, words = u[i:end], words[i:end]
+    for i in range(u.size):
         u[i] = u.dtype.type(words[i] >> shift) * scale
 
 
 @loop
-def _box_muller(pairs: Array) -> None:
+def _box_muller(pairs: Array, thread: int, threads: int) -> None:
     one, two, turn = pairs.dtype.type(1), pairs.dtype.type(2), pairs.dtype.type(2 * math.pi)
-    for i in prange(len(pairs)):
+    i, end = part(len(pairs), thread, threads)
+    pairs = pairs[i:end]
+    for i in range(len(pairs)):
         radius = math.sqrt(-two * math.log(one - pairs[i, 0]))
         angle = turn * pairs[i, 1]
         pairs[i, 0], pairs[i, 1] = radius * math.cos(angle), radius * math.sin(angle)

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from ..scratch import scratch
+
 Array = NDArray[Any]
 
 M0, M1 = 0xD2511F53, 0xCD9E8D57  # the multipliers of the paper
@@ -52,7 +54,8 @@ def normal(key: int, counter: int, n: int, dtype: DTypeLike, out: Array | None =
 def dropout_mask(u: Array, p: float, dtype: DTypeLike, out: Array | None = None) -> Array:
     """From uniform numbers: 0 where u < p, else 1 / (1 - p)."""
     mask = np.empty(u.shape, dtype) if out is None else out
-    return np.multiply(u >= p, mask.dtype.type(1 / (1 - p)), out=mask)
+    mask[...] = np.greater_equal(u, p, out=scratch("kept", u.shape, np.bool_))
+    return np.multiply(mask, mask.dtype.type(1 / (1 - p)), out=mask)
 
 
 def check(op: str, key: int, counter: int) -> None:

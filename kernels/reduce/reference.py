@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..scratch import scratch
+
 Array = NDArray[Any]
 Axis = int | tuple[int, ...] | None
 
@@ -24,16 +26,19 @@ def amax_share(x: Array, largest: Array, axis: Axis = None, out: Array | None = 
 
     `largest` is amax(x, axis, keepdims=True).
     """
-    ties = x == largest
-    return np.divide(ties, np.sum(ties, axis=axis, keepdims=True), out=out, dtype=x.dtype)
+    share = np.empty_like(x) if out is None else out
+    share[...] = np.equal(x, largest, out=scratch("ties", x.shape, np.bool_))
+    share /= np.sum(share, axis=axis, keepdims=True, out=scratch("counts", largest.shape, x.dtype))
+    return share
 
 
 def logsumexp(x: Array, axis: Axis = None, keepdims: bool = False, out: Array | None = None) -> Array:
     """log(sum(exp(x))) without overflow: the largest element is taken out first."""
     largest = np.amax(x, axis=axis, keepdims=True)
     shift = np.where(np.isfinite(largest), largest, 0).astype(x.dtype)
+    terms = np.subtract(x, shift, out=scratch("terms", x.shape, x.dtype))
     with np.errstate(divide="ignore"):  # log(0) = -inf is the right answer for a row of -inf
-        total = np.log(np.sum(np.exp(x - shift), axis=axis, keepdims=True)) + shift
+        total = np.log(np.sum(np.exp(terms, out=terms), axis=axis, keepdims=True)) + shift
     result = total if keepdims else np.squeeze(total, axis=axis)
     if out is None:
         return np.asarray(result)

@@ -33,15 +33,15 @@ from ..ops import broadcast_to, concatenate, cross_entropy, softplus
 from ..optim import Optimizer
 from ..random import Generator
 from ..tensor import Array, Tensor
-from .latent import Latent
+from .latent import Latent, one_hot_rows
 from .models import dcgan_generator, features, replaced
 from .objectives import NON_SATURATING, Objective
-from .train import Game, Logs, Player, outputs_in_short, probability
+from .train import Found, Game, Player, outputs_in_short, probability
 
 
 def one_hot(labels: Array, classes: int, device: str = "cpu") -> Tensor:
     """float32 (N, classes) on the device, from labels (N,)."""
-    return Tensor.of(kernels.move(np.eye(classes, dtype=np.float32)[labels], device))
+    return Tensor.of(one_hot_rows(labels, classes, device))
 
 
 def prior_of(game: Game) -> Latent:
@@ -148,7 +148,7 @@ def conditional_players(
         )
         raise ValueError(f"conditional_players: not with {objective.name}: {reason}; take NON_SATURATING or HINGE")
 
-    def d_loss(game: Game) -> tuple[Tensor, Logs]:
+    def d_loss(game: Game) -> tuple[Tensor, Found]:
         x, labels, z = game.images(), game.labels(), game.z()
         with no_grad():
             fakes = G(z)
@@ -156,7 +156,7 @@ def conditional_players(
         real, fake = D(Tensor.of(x), one_hot(labels, c.shape[1], game.device)), D(fakes, c)
         return objective.d(real, fake), outputs_in_short(objective, real, fake)
 
-    def g_loss(game: Game) -> tuple[Tensor, Logs]:
+    def g_loss(game: Game) -> tuple[Tensor, Found]:
         z = game.z()
         fake = D(G(z), condition(game, z))
         return objective.g(fake), {"d_fake_after": probability(fake)} if objective.output == "logit" else {}
@@ -166,7 +166,13 @@ def conditional_players(
 
 def wrong_labels(labels: Array, classes: int, generator: Generator) -> Array:
     """For each label (N,) one of the others, all alike."""
-    return (labels + 1 + generator.integers(classes - 1, len(labels))) % classes
+    found: Array = kernels.live(_wrong_labels, labels, classes, generator)
+    return found
+
+
+def _wrong_labels(labels: Array, classes: int, generator: Generator) -> Array:
+    found: Array = (labels + 1 + generator.integers(classes - 1, len(labels))) % classes
+    return found
 
 
 def matching_players(
@@ -188,7 +194,7 @@ def matching_players(
     """
     nets = [D] if judge_alone is None else [D, judge_alone]
 
-    def d_loss(game: Game) -> tuple[Tensor, Logs]:
+    def d_loss(game: Game) -> tuple[Tensor, Found]:
         x, labels, z = Tensor.of(game.images()), game.labels(), game.z()
         with no_grad():
             fakes = G(z)
@@ -202,7 +208,7 @@ def matching_players(
             loss = loss + NON_SATURATING.d(real, fake)
         return loss, {**outputs_in_short(NON_SATURATING, real, fake), "d_wrong": probability(fits_not)}
 
-    def g_loss(game: Game) -> tuple[Tensor, Logs]:
+    def g_loss(game: Game) -> tuple[Tensor, Found]:
         z = game.z()
         fakes = G(z)
         fits = D(fakes, condition(game, z))
@@ -214,9 +220,13 @@ def matching_players(
     return [Player("d", nets, d_optimizer, d_loss), Player("g", [G], g_optimizer, g_loss)]
 
 
-def share_right(logits: Tensor, labels: Array) -> float:
+def share_right(logits: Tensor, labels: Array) -> Tensor:
     """The share of labels (N,) that have the highest of the logits (N, K)."""
-    return float((kernels.to_host(logits.array).argmax(1) == labels).mean())
+    return Tensor.of(kernels.live(_share_right, logits.array, labels))
+
+
+def _share_right(logits: Array, labels: Array) -> Array:
+    return np.asarray((kernels.to_host(logits).argmax(1) == labels).mean())
 
 
 def auxiliary_players(
@@ -237,7 +247,7 @@ def auxiliary_players(
     are no digits: what D reads in fakes then says nothing.
     """
 
-    def d_loss(game: Game) -> tuple[Tensor, Logs]:
+    def d_loss(game: Game) -> tuple[Tensor, Found]:
         x, labels, z = game.images(), game.labels(), game.z()
         with no_grad():
             fakes = G(z)
@@ -251,7 +261,7 @@ def auxiliary_players(
         loss = NON_SATURATING.d(real, fake) + weight * reading
         return loss, {**outputs_in_short(NON_SATURATING, real, fake), **shares}
 
-    def g_loss(game: Game) -> tuple[Tensor, Logs]:
+    def g_loss(game: Game) -> tuple[Tensor, Found]:
         z = game.z()
         of_fake = D(G(z))
         fake = of_fake[:, :1]
@@ -261,7 +271,7 @@ def auxiliary_players(
     return [Player("d", [D], d_optimizer, d_loss), Player("g", [G], g_optimizer, g_loss)]
 
 
-def information_loss(prior: Latent, codes: Tensor, guess: Tensor) -> tuple[Tensor, Logs]:
+def information_loss(prior: Latent, codes: Tensor, guess: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """-log Q(c | x), in the mean of the batch, up to a constant, from what D guesses: (N, categories and uniform).
 
     Of a category Q is a softmax; of a uniform number a normal of deviation 1 around the guess, as the authors' code has
@@ -273,12 +283,12 @@ def information_loss(prior: Latent, codes: Tensor, guess: Tensor) -> tuple[Tenso
     guesses = [guess[:, start:end] for start, end in pairwise(ends)]
     lost = sum(cross_entropy(of_c, prior.labels(codes.array, which)) for which, of_c in enumerate(guesses))
     assert isinstance(lost, Tensor)
-    logs = {"information": sum(map(log, prior.categories)) - lost.item()}
+    found = {"information": sum(map(log, prior.categories)) - lost.detach()}
     if prior.uniform:
         squares = (guess[:, ends[-1] :] - prior.split(codes)[2]) ** 2
-        logs["code_error"] = float(squares.array.mean())
+        found["code_error"] = squares.detach().mean()
         lost = lost + squares.sum(1).mean() / 2
-    return lost, logs
+    return lost, found
 
 
 def info_players(
@@ -291,7 +301,7 @@ def info_players(
     D's update.
     """
 
-    def d_loss(game: Game) -> tuple[Tensor, Logs]:
+    def d_loss(game: Game) -> tuple[Tensor, Found]:
         x, z = game.images(), game.z()
         with no_grad():
             fakes = G(z)
@@ -300,7 +310,7 @@ def info_players(
         lost, found = information_loss(prior_of(game), z, of_fake[:, 1:])
         return NON_SATURATING.d(real, fake) + weight * lost, {**outputs_in_short(NON_SATURATING, real, fake), **found}
 
-    def g_loss(game: Game) -> tuple[Tensor, Logs]:
+    def g_loss(game: Game) -> tuple[Tensor, Found]:
         z = game.z()
         of_fake = D(G(z))
         fake = of_fake[:, :1]

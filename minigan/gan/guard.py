@@ -19,7 +19,7 @@ import numpy as np
 from ..autograd import detect_anomaly
 from ..nn import Module
 from ..tensor import Array, Tensor
-from .train import Game, Hook, Logs, NotFiniteError, Player, train
+from .train import Found, Game, Hook, Logs, NotFiniteError, Player, train
 
 State = tuple[dict[str, Array], dict[str, Any]]
 """Of `training_state`."""
@@ -144,7 +144,7 @@ class _Watch:
         """The same player, watched."""
         optimizer = player.optimizer
 
-        def loss(game: Game) -> tuple[Tensor, Logs]:
+        def loss(game: Game) -> tuple[Tensor, Found]:
             self.name = player.name
             self.milder = f"train again with a lower lr=, now {optimizer.lr:g}, or with clip_norm="
             value, logs = player.loss(game)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
+from ..dtypes import FLOATS
 from ..mixing import refuse_mixed_devices
 from ..nn import Module
 from ..optim import Optimizer
-from ..tensor import FLOATS, Tensor
+from ..tensor import Array, Tensor
 
 
 class EMA:
@@ -37,6 +38,7 @@ class EMA:
         self.trained, self.decay, self.warmup, self.calls = net, decay, warmup, 0
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
         self.net.zero_grad()
+        self._room = Room()
 
     def __call__(self) -> None:
         decay = min(self.decay, (1 + self.calls) / (10 + self.calls)) if self.warmup else self.decay
@@ -45,8 +47,9 @@ class EMA:
             value = tensor.array
             refuse_mixed_devices("EMA", [average, value])
             with average.writing() as array:  # one write: whoever is interrupted keeps the old average or the new one
-                if tensor.dtype in FLOATS:
-                    array[...] = value + decay * (array - value)  # in this form, equal values stay equal to the bit
+                if tensor.dtype in FLOATS:  # value + decay (array - value): in this form, equal values stay equal
+                    apart = kernels.subtract(array, value, out=self._room.like(value))
+                    kernels.add(value, kernels.multiply(apart, decay, out=apart), out=array)
                 else:
                     array[...] = value
 
@@ -59,6 +62,21 @@ class EMA:
         calls = int(state["calls"])
         self.net.load_state_dict(state["net"])
         self.calls = calls
+
+
+class Room:
+    """Memory for what is between two results, kept from call to call: as much as the largest array asked for."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[type, Any], Array] = {}
+
+    def like(self, array: Array) -> Array:
+        """C-contiguous, of its shape, dtype and device, with any content; the same memory each time."""
+        key = type(array), array.dtype
+        flat = self._kept.get(key)
+        if flat is None or flat.size < array.size:
+            flat = self._kept[key] = kernels.empty(array.size, array.dtype, kernels.name_of(array))
+        return flat[: array.size].reshape(array.shape)
 
 
 def _tensors(net: Module) -> Iterable[Tensor]:
@@ -99,27 +117,30 @@ class GradientNorm:
     after it."""
 
     def __init__(self, params: Iterable[Tensor]) -> None:
-        self.params, self.value = list(params), 0.0
+        self.params, self.value, self._room = list(params), 0.0, Room()
 
     def __call__(self) -> None:
-        self.value = gradient_norm(self.params)
+        self.value = gradient_norm(self.params, self._room)
 
 
-def gradient_norm(params: Iterable[Tensor]) -> float:
-    """The Euclidean norm over all gradients together; 0 if there are none, inf where float32 cannot hold a square."""
-    gradients = [p.grad for p in params if p.grad is not None]
+def gradient_norm(params: Iterable[Tensor], room: Room | None = None) -> float:
+    """The Euclidean norm over all gradients together; 0 if there are none, inf where float32 cannot hold a square.
+
+    room: for the squares, of who calls this again.
+    """
+    gradients, room = [p.grad for p in params if p.grad is not None], room or Room()
     if not gradients:
         return 0.0
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.stack([kernels.sum(kernels.multiply(g, g)) for g in gradients])
+        squares = np.stack([kernels.sum(kernels.multiply(g, g, out=room.like(g))) for g in gradients])
         # One transfer from a device, not one for each.
         return sqrt(kernels.to_host(squares).sum(dtype=np.float64))
 
 
-def clip_gradients(params: Iterable[Tensor], max_norm: float) -> float:
+def clip_gradients(params: Iterable[Tensor], max_norm: float, room: Room | None = None) -> float:
     """Scales all gradients, in place, by one factor, so that their norm is at most max_norm (Pascanu et al. 2013).
 
-    Returns their `gradient_norm` before that.
+    Returns their `gradient_norm` before that, which `room` is for.
 
     As in PyTorch a norm that is not finite is no error: NaN makes all gradients NaN, an infinity makes the finite ones
     0, and it is returned for the caller to check. The next loss that is not finite stops `train`.
@@ -129,7 +150,7 @@ def clip_gradients(params: Iterable[Tensor], max_norm: float) -> float:
     if not max_norm > 0:
         raise ValueError(f"clip_gradients: max_norm must be > 0, not {max_norm}")
     params = list(params)
-    norm = gradient_norm(params)
+    norm = gradient_norm(params, room)
     factor = max_norm / (norm + 1e-6)  # PyTorch's epsilon
     if not factor >= 1:  # NaN goes here
         with np.errstate(over="ignore", invalid="ignore"):

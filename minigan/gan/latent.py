@@ -40,9 +40,10 @@ class Latent:
         noise = generator.normal(shape, device=device) if threshold is None else truncated(generator, shape, threshold)
         parts = [kernels.move(noise, device)]
         for values in self.categories:
-            parts.append(kernels.move(np.eye(values, dtype=np.float32)[generator.integers(values, count)], device))
+            parts.append(one_hot_rows(generator.integers(values, count), values, device))
         if self.uniform:
-            parts.append(2 * generator.uniform((count, self.uniform), device=device) - np.float32(1))
+            numbers = generator.uniform((count, self.uniform), device=device)
+            parts.append(kernels.subtract(kernels.multiply(numbers, 2), np.float32(1)))
         return parts[0] if len(parts) == 1 else kernels.concatenate(parts, 1)
 
     def split(self, codes: T) -> tuple[T, list[T], T]:
@@ -55,7 +56,7 @@ class Latent:
 
     def labels(self, codes: Array, which: int = 0) -> Array:
         """The values (N,) of a category of codes (N, size), on the host."""
-        found: Array = kernels.to_host(self.split(codes)[1][which]).argmax(1)
+        found: Array = kernels.live(_places_of_ones, self.split(codes)[1][which])
         return found
 
     def relabel(self, codes: Array, labels: Array, which: int = 0) -> Array:
@@ -71,6 +72,21 @@ class Latent:
         between = walks(noise, steps, path or slerp)
         rest = codes[: len(between), None, self.noise :].repeat(steps, axis=1)
         return np.concatenate([between, rest], axis=2)
+
+
+def one_hot_rows(labels: Array, classes: int, device: str) -> Array:
+    """float32 (N, classes) on the device, from labels (N,) on the host."""
+    rows: Array = kernels.live(_one_hot, labels, classes, device)
+    return rows
+
+
+def _one_hot(labels: Array, classes: int, device: str) -> Array:
+    return kernels.move(np.eye(classes, dtype=np.float32)[labels], device)
+
+
+def _places_of_ones(rows: Array) -> Array:
+    found: Array = kernels.to_host(rows).argmax(1)
+    return found
 
 
 def lerp(a: Array, b: Array, t: Array) -> Array:

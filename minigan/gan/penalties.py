@@ -2,8 +2,8 @@
 
 Each has its own idea of which slope is right, and where: `gradient_penalty` 1 between real and fake samples, `dragan` 1
 around the real ones, `r1` and `r2` 0 at the real ones and at the fakes. D's outputs are taken as they are, before any
-sigmoid. All return the penalty, a single number with its graph, and what to log: `penalty`, and `grad_norm`, the mean
-norm. Bind all but D, real and fake with functools.partial to hand one to `two_player`.
+sigmoid. All return the penalty, a single number with its graph, and what to log, without: `penalty`, and `grad_norm`,
+the mean norm. Bind all but D, real and fake with functools.partial to hand one to `two_player`.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from ..tensor import Array, Tensor
 Critic = Callable[[Tensor], Tensor]
 """Samples (N, ...) -> scores (N, 1) or (N,). A Module, or any function of Tensors."""
 
-Penalty = Callable[[Module, Array, Array], tuple[Tensor, dict[str, float]]]
+Penalty = Callable[[Module, Array, Array], tuple[Tensor, dict[str, Tensor]]]
 """D, real samples, fakes -> a term of D's loss, and what to log."""
 
 BATCHWISE = (BatchNorm1d, ModulatedBatchNorm2d, MinibatchDiscrimination, MinibatchStdDev)
@@ -62,15 +62,20 @@ def interpolates(real: Array, fake: Array, generator: Generator) -> Array:
     if real.shape != fake.shape:
         raise ValueError(f"interpolates: real samples are {real.shape}, but fakes are {fake.shape}; draw equally many")
     refuse_mixed_devices("interpolates", [real, fake])
-    shape = (len(real), *[1] * (real.ndim - 1))
-    e: Array = generator.uniform(shape, device=kernels.name_of(real)).astype(real.dtype)  # the same in both precisions
-    x: Array = e * real + (1 - e) * fake
+    e = _uniform(generator, (len(real), *[1] * (real.ndim - 1)), real)
+    x: Array = kernels.add(kernels.multiply(e, real), kernels.multiply(kernels.subtract(1, e), fake))
     return x
+
+
+def _uniform(generator: Generator, shape: tuple[int, ...], like: Array) -> Array:
+    """Numbers in [0, 1), the same in both precisions, where `like` is and of its dtype."""
+    numbers: Array = generator.uniform(shape, device=kernels.name_of(like))
+    return numbers if like.dtype == numbers.dtype else kernels.cast(numbers, like.dtype)
 
 
 def gradient_penalty(
     D: Critic, real: Array, fake: Array, generator: Generator, weight: float = 10.0, one_sided: bool = False
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """weight E (|d D(x) / d x| - 1)^2 at `interpolates`: WGAN-GP (Gulrajani et al. 2017, algorithm 1).
 
     The mean norm stays near 1 in a healthy training. The penalty holds D to slope 1 where it matters, between the two
@@ -88,18 +93,17 @@ def surroundings(real: Array, generator: Generator) -> Array:
     So a point lies on the line from a sample to a noisy copy of it. The noise is never negative: that is the form of
     the authors' code; the paper writes of normal noise (recalled).
     """
-    device = kernels.name_of(real)
-    u: Array = generator.uniform(real.shape, device=device).astype(real.dtype)  # the same in both precisions
-    e: Array = generator.uniform((len(real), *[1] * (real.ndim - 1)), device=device).astype(real.dtype)
+    u = _uniform(generator, real.shape, real)
+    e = _uniform(generator, (len(real), *[1] * (real.ndim - 1)), real)
     with no_grad():
         s = Tensor.of(real).var() ** 0.5
-    x: Array = real + e * (s.array * u) / 2
+    x: Array = kernels.add(real, kernels.divide(kernels.multiply(e, kernels.multiply(s.array, u)), 2))
     return x
 
 
 def dragan(
     D: Critic, real: Array, fake: Array, generator: Generator, weight: float = 10.0
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """weight E (|d D(x) / d x| - 1)^2 at the `surroundings` of real samples: DRAGAN (Kodali et al. 2017).
 
     The fakes are not looked at. It goes with D's logits and the losses of an ordinary GAN.
@@ -107,14 +111,14 @@ def dragan(
     return _slope_of_1(grad_x(D, surroundings(real, generator)), weight)
 
 
-def _slope_of_1(g: Tensor, weight: float, one_sided: bool = False) -> tuple[Tensor, dict[str, float]]:
+def _slope_of_1(g: Tensor, weight: float, one_sided: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
     norm = norm_per_sample(g)
     excess = relu(norm - 1) if one_sided else norm - 1
     penalty = weight * (excess**2).mean()
-    return penalty, {"penalty": penalty.item(), "grad_norm": float(norm.array.mean())}
+    return penalty, {"penalty": penalty.detach(), "grad_norm": norm.detach().mean()}
 
 
-def r1(D: Critic, real: Array, fake: Array, weight: float = 10.0) -> tuple[Tensor, dict[str, float]]:
+def r1(D: Critic, real: Array, fake: Array, weight: float = 10.0) -> tuple[Tensor, dict[str, Tensor]]:
     """weight / 2 E |d D(x) / d x|^2 at the real samples (Mescheder et al. 2018, equation 9 (recalled), gamma = weight).
 
     D is flat where the data are, once G has found them, so that both come to rest there. The fakes are not looked at.
@@ -123,29 +127,29 @@ def r1(D: Critic, real: Array, fake: Array, weight: float = 10.0) -> tuple[Tenso
     return _flat(D, real, weight)
 
 
-def r2(D: Critic, real: Array, fake: Array, weight: float = 10.0) -> tuple[Tensor, dict[str, float]]:
+def r2(D: Critic, real: Array, fake: Array, weight: float = 10.0) -> tuple[Tensor, dict[str, Tensor]]:
     """weight / 2 E |d D(x) / d x|^2 at the fakes (Mescheder et al. 2018, equation 10 (recalled))."""
     return _flat(D, fake, weight)
 
 
-def _flat(D: Critic, x: Array, weight: float) -> tuple[Tensor, dict[str, float]]:
+def _flat(D: Critic, x: Array, weight: float) -> tuple[Tensor, dict[str, Tensor]]:
     squares = squares_per_sample(grad_x(D, x))  # no root, so no EPS
     penalty = weight / 2 * squares.mean()
     with no_grad():
         norm = (squares**0.5).mean()
-    return penalty, {"penalty": penalty.item(), "grad_norm": norm.item()}
+    return penalty, {"penalty": penalty.detach(), "grad_norm": norm}
 
 
 def sum_of(first: Penalty, *others: Penalty) -> Penalty:
     """Several penalties as one: sum_of(r1, r2). Logs their sum, and the mean of their `grad_norm`."""
 
-    def total(D: Module, real: Array, fake: Array) -> tuple[Tensor, dict[str, float]]:
+    def total(D: Module, real: Array, fake: Array) -> tuple[Tensor, dict[str, Tensor]]:
         term, logs = first(D, real, fake)
         norms = [logs["grad_norm"]]
         for penalty in others:
             more, logs = penalty(D, real, fake)
             term = term + more
             norms.append(logs["grad_norm"])
-        return term, {"penalty": term.item(), "grad_norm": sum(norms) / len(norms)}
+        return term, {"penalty": term.detach(), "grad_norm": sum(norms[1:], norms[0]) / len(norms)}
 
     return total

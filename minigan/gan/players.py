@@ -5,7 +5,7 @@ from ..nn import Module, Sequential
 from ..optim import Optimizer
 from ..tensor import Tensor
 from .models import features, head
-from .train import Game, Logs, Player, probability
+from .train import Found, Game, Player, probability
 
 
 def feature_matching(G: Module, D: Sequential, optimizer: Optimizer) -> Player:
@@ -16,7 +16,7 @@ def feature_matching(G: Module, D: Sequential, optimizer: Optimizer) -> Player:
     """
     f, last = features(D), head(D)
 
-    def loss(game: Game) -> tuple[Tensor, Logs]:
+    def loss(game: Game) -> tuple[Tensor, Found]:
         with no_grad():
             real = f(Tensor.of(game.current))
         fake = f(G(game.z()))

@@ -32,13 +32,17 @@ class Replay(Module):
         self.generator = generator
 
     def __call__(self, fakes: Array) -> Array:  # type: ignore[override]
-        size, N = len(self.images), len(fakes) if fakes.ndim else 0
-        if N == 0 or fakes.shape[1:] != self.images.shape[1:] or fakes.dtype != self.images.dtype:
+        shape, dtype = self.images.shape[1:], self.images.dtype
+        if fakes.ndim == 0 or len(fakes) == 0 or (fakes.shape[1:], fakes.dtype) != (shape, dtype):
             raise ValueError(
-                f"Replay: fakes must be {self.images.dtype} (N, {', '.join(map(str, self.images.shape[1:]))}), "
-                f"but are {fakes.dtype} {fakes.shape}"
+                f"Replay: fakes must be {dtype} (N, {', '.join(map(str, shape))}), but are {fakes.dtype} {fakes.shape}"
             )
         self.to(kernels.name_of(fakes))
+        shown: Array = kernels.live(self._exchange, fakes)
+        return shown
+
+    def _exchange(self, fakes: Array) -> Array:
+        size, N = len(self.images), len(fakes)
         shown, before = Tensor(fakes), int(self.seen.item())
         with no_grad():
             if before < size:
@@ -49,7 +53,8 @@ class Replay(Module):
                 old = self.images[slots]
                 self.images[slots] = shown[rows]
                 shown[rows] = old
-            self.seen = self.seen + N
+            with self.seen.writing() as seen:
+                seen += N
         return shown.array
 
     def options(self) -> str:

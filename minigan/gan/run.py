@@ -295,7 +295,7 @@ class Run:
         self._torn = True
         try:
             with signals_noted() as asked:
-                train(training.game, training.parts.players, training.steps, [after_step], first)
+                train(training.game, training.parts.players, training.steps, [after_step], first, s.capture)
                 if asked:
                     raise Stopped(asked[0])
             self._torn = False

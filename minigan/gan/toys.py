@@ -98,11 +98,12 @@ def mlp(outputs: int, generator: Generator) -> Sequential:
 
 
 def play(
-    name: str, mixture: Mixture, seed: int, steps: int | None = None, look: Look | None = None
+    name: str, mixture: Mixture, seed: int, steps: int | None = None, look: Look | None = None, capture: bool = True
 ) -> tuple[Module, Module]:
     """Trains the toy `name` on a mixture: G and D. All toys start from the same weights, for the same seed.
 
-    steps: updates of G; without a number the toy's own. look(step, logs, G, D) is called after each.
+    steps: updates of G; without a number the toy's own. look(step, logs, G, D) is called after each. capture: see
+    `train`.
     ValueError for an unknown name or no steps; NotFiniteError if a loss becomes NaN or infinite.
     """
     if name not in TOYS:
@@ -131,7 +132,7 @@ def play(
             look(step, logs, G, D)
 
     real = (mixture.sample(BATCH, data) for _ in count())
-    train(Game(real, latent, LATENT, BATCH), players, steps, [after])
+    train(Game(real, latent, LATENT, BATCH), players, steps, [after], capture=capture)
     return G, D
 
 

@@ -5,17 +5,22 @@ most GANs have. What is fixed here: all nets but the player's are frozen while i
 gradient of theirs is computed; fakes for D are made without a graph, by G in training mode; D sees real and fake images
 as two batches (batch norm's statistics stay apart), unless it is known to treat images one by one: then as one, which
 is quicker (spectral norm then iterates once, not twice); G's step draws new z and runs D after D's own step.
+
+Each player's update is captured (minigan/capture.py): its third one rehearses what the second has recorded, and from
+then on it is replayed, to the same bits. What a player's loss computes with arrays is therefore ops, kernels, or a
+function that is called by `kernels.live`; it reads no value back.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 
 from .. import kernels, nn
-from ..autograd import grad, no_grad
+from ..autograd import _mode, grad, no_grad
+from ..capture import Captured, CaptureError, MemoryPool
 from ..nn import Module
-from ..ops import sigmoid
+from ..ops import sigmoid, where
 from ..optim import Optimizer, clip_weights
 from ..random import Generator
 from ..tensor import Array, Tensor
@@ -24,6 +29,9 @@ from .objectives import Objective
 from .penalties import Penalty, norm_per_sample
 
 Logs = dict[str, float]
+Found = Mapping[str, float | Tensor]
+"""What a loss gives to be logged. Tensors, of one number each, are read after the update."""
+
 Callback = Callable[[int, Logs], None]
 Hook = Callable[[], object]
 
@@ -44,15 +52,25 @@ class Game:
     labels_of_batch: Callable[[], Array] | None = None
 
     def images(self) -> Array:
-        """The next batch of real images."""
-        self.current = kernels.move(next(self.real), self.device)
-        return self.current
+        """The next batch of real images. `current` is a copy of it, in memory that the next one is written to."""
+        batch: Array = kernels.live(self._next)
+        return batch
+
+    def _next(self) -> Array:
+        batch = kernels.move(next(self.real), self.device)
+        here = getattr(self, "current", None)
+        if here is None or (type(here), here.shape, here.dtype) != (type(batch), batch.shape, batch.dtype):
+            self.current: Array = batch.copy()
+        else:
+            here[...] = batch  # where recorded steps of other players read it
+        return batch
 
     def labels(self) -> Array:
         """The labels, int64 (batch_size,), of the last batch. ValueError if the images have none."""
         if self.labels_of_batch is None:
             raise ValueError("these images have no labels, which a conditional GAN needs; train on others (data=)")
-        return self.labels_of_batch()
+        found: Array = kernels.live(self.labels_of_batch)
+        return found
 
     def z(self) -> Tensor:
         """A batch of new codes: (batch_size, prior.size)."""
@@ -65,13 +83,14 @@ class Player:
     """Who is updated (`nets`, by `optimizer`), to minimise what, how many times a step, and what happens around each.
 
     loss(game) returns the number to minimise and what to log. The hooks in `before` are called when the gradients are
-    there and the weights have not moved; those in `after` when they have (hooks.py has some of both).
+    there and the weights have not moved; those in `after` when they have (hooks.py has some of both). Hooks are called
+    at each update, replayed or not, and may do anything.
     """
 
     name: str
     nets: Sequence[Module]
     optimizer: Optimizer
-    loss: Callable[[Game], tuple[Tensor, Logs]]
+    loss: Callable[[Game], tuple[Tensor, Found]]
     updates: Callable[[int], int] = lambda step: 1
     after: Sequence[Hook] = ()
     before: Sequence[Hook] = ()
@@ -97,38 +116,98 @@ def frozen(parameters: Iterable[Tensor]) -> Iterator[None]:
             p.requires_grad = True
 
 
+class Turns:
+    """Steps of a training, one at a time: what `train` repeats. It keeps what was recorded."""
+
+    def __init__(self, game: Game, players: Sequence[Player], capture: bool = True) -> None:
+        self.turns = [_Turn(game, *pair) for pair in zip(players, of_others(players), strict=True)]
+        pool = MemoryPool()
+        self.captured = [Captured(turn.update, warmup=1, pool=pool) for turn in self.turns] if capture else []
+
+    def step(self, number: int) -> Logs:
+        """Each player's updates of the step `number`; the logs of its last one. Raises what `train` raises."""
+        logs: Logs = {}
+        capture = self.captured and _mode.anomaly is None
+        for i, turn in enumerate(self.turns):
+            found: Found = {}
+            turn.number, update = number, self.captured[i] if capture else turn.update
+            try:
+                for _ in range(turn.player.updates(number)):
+                    found = update()
+            except CaptureError as error:
+                raise CaptureError(
+                    f"{error}. This is in the update of player {turn.player.name}; as it is, it runs with "
+                    "train(..., capture=False), or the setting capture=false"
+                ) from error
+            logs |= {key: float(value) for key, value in found.items()}
+        return logs
+
+
+class _Turn:
+    """A player's updates, in the step `number`. others: what it must not train."""
+
+    def __init__(self, game: Game, player: Player, others: Sequence[Tensor]) -> None:
+        self.game, self.player, self.others, self.number = game, player, others, 0
+
+    def update(self) -> Found:
+        """One of them; what is to be logged. See `train`."""
+        with frozen(self.others):
+            loss, found = self.player.loss(self.game)
+            if loss.size != 1:
+                raise ValueError(
+                    f"the loss of {self.player.name} is {loss.shape}, not one number; take its mean or its sum"
+                )
+            kernels.live(self._check, loss.array)
+            self.player.optimizer.zero_grad()
+            loss.backward()
+        kernels.live(self._move, [p.grad for p in self.player.optimizer.params])
+        self.player.optimizer.zero_grad()  # the other players' turns want the memory
+        return {f"{self.player.name}_loss": loss.detach(), **found}
+
+    def _check(self, loss: Array) -> None:
+        if not isfinite(value := loss.item()):
+            raise NotFiniteError(
+                f"step {self.number}: the loss of {self.player.name} is {value}; lower the learning rate, "
+                "or run inside minigan.detect_anomaly() to see which op is to blame"
+            )
+
+    def _move(self, gradients: Sequence[Array | None]) -> None:
+        """What follows the gradients. A replay has no `.grad` but these."""
+        player = self.player
+        for p, gradient in zip(player.optimizer.params, gradients, strict=True):
+            p.grad = gradient
+        for hook in player.before:
+            hook()
+        player.optimizer.step()
+        for hook in player.after:
+            hook()
+        player.optimizer.zero_grad()
+
+
 def train(
-    game: Game, players: Sequence[Player], steps: int, callbacks: Iterable[Callback] = (), first: int = 1
+    game: Game,
+    players: Sequence[Player],
+    steps: int,
+    callbacks: Iterable[Callback] = (),
+    first: int = 1,
+    capture: bool = True,
 ) -> None:
     """Runs steps `first` .. `steps`; after each, every callback gets the step's number and its logs.
 
     An update is: loss, gradients, the player's `before` hooks, the optimizer's step, its `after` hooks. Then the
     gradients are dropped.
 
-    NotFiniteError, before its player is updated by it, if a loss is NaN or infinite.
+    capture: from each player's third update on, what its loss does and the gradients are replayed, to the same bits,
+    so its Python is not run; hooks and callbacks are. What these change of weights, optimizers and data is seen, what
+    they change of the nets' layers or of which weights are frozen is not. False runs each update as it is, to watch
+    or to debug it; so does `detect_anomaly()`.
+
+    NotFiniteError, before its player is updated by it, if a loss is NaN or infinite. CaptureError, which names the
+    line, if an update cannot be replayed.
     """
-    callbacks = list(callbacks)
+    callbacks, turns = list(callbacks), Turns(game, players, capture)
     for step in range(first, steps + 1):
-        logs: Logs = {}
-        for player, others in zip(players, of_others(players), strict=True):
-            for _ in range(player.updates(step)):
-                with frozen(others):
-                    loss, found = player.loss(game)
-                    value = loss.item()
-                    if not isfinite(value):
-                        raise NotFiniteError(
-                            f"step {step}: the loss of {player.name} is {value}; lower the learning rate, "
-                            "or run inside minigan.detect_anomaly() to see which op is to blame"
-                        )
-                    player.optimizer.zero_grad()
-                    loss.backward()
-                for hook in player.before:
-                    hook()
-                player.optimizer.step()
-                for hook in player.after:
-                    hook()
-                player.optimizer.zero_grad()  # the other players' turns want the memory
-                logs |= {f"{player.name}_loss": value, **found}
+        logs = turns.step(step)
         for callback in callbacks:
             callback(step, logs)
 
@@ -162,41 +241,45 @@ def two_player(
     """
     weights = list(D.parameters())
 
-    def d_loss(game: Game) -> tuple[Tensor, Logs]:
+    def d_loss(game: Game) -> tuple[Tensor, Found]:
         x = game.images()
         with no_grad():
             fakes = G(game.z())
         shown = fakes.array if replay is None else replay(fakes.array)
         real, fake = judge(D, x, shown)
-        loss, logs = objective.d(real, fake), outputs_in_short(objective, real, fake)
+        loss, found = objective.d(real, fake), outputs_in_short(objective, real, fake)
         if penalty is not None:
-            term, found = penalty(D, x, shown)
-            loss, logs = loss + term, logs | found
-        return loss, logs
+            term, more = penalty(D, x, shown)
+            loss, found = loss + term, {**found, **more}
+        return loss, found
 
-    def g_loss(game: Game) -> tuple[Tensor, Logs]:
+    def g_loss(game: Game) -> tuple[Tensor, Found]:
         fakes = G(game.z())
         fake = D(fakes)
-        logs = {}
+        found = {}
         if objective.output == "logit":
-            logs["d_fake_after"] = probability(fake)
+            found["d_fake_after"] = probability(fake)
         elif objective.critic and penalty is None:
             slope = grad(fake.sum(), fakes, retain_graph=True)
-            logs["grad_norm"] = float(norm_per_sample(slope).array.mean())
+            found["grad_norm"] = norm_per_sample(slope).mean()
         if clip is not None:
-            logs["clip_share"] = share_at(weights, clip)
-        return objective.g(fake, D(Tensor.of(game.current))) if objective.needs_real else objective.g(fake), logs
+            found["clip_share"] = share_at(weights, clip)
+        return objective.g(fake, D(Tensor.of(game.current))) if objective.needs_real else objective.g(fake), found
 
     after: list[Hook] = [] if clip is None else [lambda: clip_weights(weights, clip)]
     return [Player("d", [D], d_optimizer, d_loss, d_updates, after), Player("g", [G], g_optimizer, g_loss)]
 
 
-def outputs_in_short(objective: Objective, real: Tensor, fake: Tensor) -> Logs:
+def outputs_in_short(objective: Objective, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
     """What to log of D's outputs before its update."""
     if objective.output == "logit":
         return {"d_real": probability(real), "d_fake_before": probability(fake)}
-    means = float(real.array.mean()), float(fake.array.mean())
-    return {"w_estimate": means[0] - means[1]} if objective.critic else {"score_real": means[0], "score_fake": means[1]}
+    with no_grad():
+        means = real.mean(), fake.mean()
+        return {"w_estimate": means[0] - means[1]} if objective.critic else dict(zip(SCORES, means, strict=True))
+
+
+SCORES = ("score_real", "score_fake")
 
 
 SAMPLEWISE = {
@@ -225,13 +308,15 @@ def critic_updates(n: int, long_phases: bool = False) -> Callable[[int], int]:
     return lambda step: 100 if long_phases and (step <= 25 or step % 500 == 0) else n
 
 
-def share_at(weights: Iterable[Tensor], c: float) -> float:
+def share_at(weights: Iterable[Tensor], c: float) -> Tensor:
     """The share of all weights that lie at -c or c. Near 1: the critic has become a sum of signs."""
-    counts = [(int((abs(w.array) >= w.dtype.type(c)).sum()), w.size) for w in weights]
-    return sum(at for at, _ in counts) / sum(size for _, size in counts)
-
-
-def probability(logits: Tensor) -> float:
-    """The mean of sigmoid(logits)."""
+    weights = list(weights)
     with no_grad():
-        return float(sigmoid(logits).mean())
+        counts = [where(abs(w) >= c, 1.0, 0.0).sum() for w in weights]
+        return sum(counts[1:], counts[0]) / sum(w.size for w in weights)
+
+
+def probability(logits: Tensor) -> Tensor:
+    """The mean of sigmoid(logits), without a graph."""
+    with no_grad():
+        return sigmoid(logits).mean()

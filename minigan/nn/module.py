@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .. import kernels
-from ..tensor import FLOATS, Array, Tensor, values_of
+from ..dtypes import FLOATS
+from ..tensor import Array, Tensor, values_of
 
 M = TypeVar("M", bound="Module")
 

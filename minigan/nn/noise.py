@@ -5,8 +5,12 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .. import kernels
 from ..random import Generator
-from ..tensor import Tensor
+from ..tensor import Array, Tensor
 from .module import Module
 
 
@@ -25,9 +29,16 @@ class GaussianNoise(Module):
 
     def forward(self, x: Any) -> Tensor:
         y: Tensor = x
-        if self.training and self.sigma > 0:
-            y = x + self.sigma * Tensor.of(self.generator.normal(x.shape, x.dtype, x.device))
+        if self.training and kernels.branch(self._is_on):
+            sigma = Tensor.of(kernels.live(self._current, x.dtype))
+            y = x + sigma * Tensor.of(self.generator.normal(x.shape, x.dtype, x.device))
         return y
+
+    def _is_on(self) -> bool:
+        return self.sigma > 0
+
+    def _current(self, dtype: DTypeLike) -> Array:  # again in each replay of a captured step
+        return np.asarray(self.sigma, dtype)
 
     def options(self) -> str:
         return f"sigma {self.sigma:g}"

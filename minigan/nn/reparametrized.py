@@ -11,7 +11,7 @@ from collections.abc import Callable
 from math import sqrt
 from typing import Any, TypeVar
 
-from .. import ops
+from .. import kernels, ops
 from ..autograd import no_grad
 from ..random import Generator, stream
 from ..tensor import Tensor
@@ -66,7 +66,9 @@ class SpectralNorm(Reparametrized):
                 "and no direction is its largest; let it start before it is wrapped"
             )
         self.iterations = iterations
-        self.u = Tensor.of((generator or stream("init")).normal(self.matrix().shape[1], own.dtype, own.device))
+        rows, columns = self.matrix().shape
+        self.u = Tensor.of((generator or stream("init")).normal(columns, own.dtype, own.device))
+        self.v = Tensor.of(kernels.empty(rows, own.dtype, own.device))
         self.iterate(15)
 
     def matrix(self) -> Tensor:
@@ -83,7 +85,9 @@ class SpectralNorm(Reparametrized):
             for _ in range(rounds):
                 v = _unit(w @ u)
                 u = _unit(v @ w)
-        self.u, self.v = u, v  # other memory: graphs made before keep what they saved
+        for buffer, vector in ((self.u, u), (self.v, v)):  # no graph has saved a buffer: `weight` makes vectors of them
+            with buffer.writing() as array:
+                kernels.copy(vector.array, out=array)
 
     def weight(self) -> Tensor:
         if self.training:

@@ -82,7 +82,7 @@ class Elu(Function):
     def backward(self, g: Tensor) -> Tensor:
         (x,) = self.inputs
         if is_recording():
-            below = x.array <= 0
+            below = kernels.less_equal(x.array, 0)
             return g * where(below, exp(where(below, x, 0.0)) * self.alpha, 1.0)  # exp only where it is used
         return Tensor.of(kernels.elu_backward(g.array, x.array, self.alpha))
 

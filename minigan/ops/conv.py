@@ -79,9 +79,10 @@ class Conv2dWeight(Trilinear):
 def _slot(w: Tensor) -> kernels.Prepared | None:
     """Room for what kernels make of w, once a version: beside a leaf that can be trained, which serves many calls.
 
-    None while it is being written to, and where others could write to its memory.
+    None while it is being written to, and where others could write to its memory, as each replay of a step does to
+    what the step makes.
     """
-    if w._leaf is None or w._prepared is False or not w.array.flags.owndata:
+    if w._leaf is None or w._prepared is False or not w.array.flags.owndata or kernels.made(w.array):
         return None
     if w._prepared is None:
         w._prepared = kernels.Prepared()

@@ -3,6 +3,7 @@
 Every gradient below is an expression in the same ops, so that it can be differentiated again.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,9 @@ from numpy.typing import DTypeLike
 
 from .. import kernels
 from ..autograd import Function
+from ..dtypes import FLOATS
 from ..mixing import as_tensors, refuse_mixed_devices
-from ..tensor import FLOATS, Array, Tensor, values_of
+from ..tensor import Array, Tensor, values_of
 from .shape import sum_to
 
 Number = float | int
@@ -220,7 +222,8 @@ class To(Function):
 
     def forward(self, x: Array) -> Array:
         self.source = kernels.name_of(x)
-        return kernels.move(x, self.device)
+        y: Array = kernels.live(kernels.move, x, self.device)
+        return y
 
     def backward(self, g: Tensor) -> Tensor:
         return to(g, self.source)
@@ -320,13 +323,25 @@ def to(x: Tensor, device: str) -> Tensor:
     return x if x.device == device else To(device)(x)
 
 
-def compare(operator: Callable[[Any, Any], Any], a: Tensor, b: Any) -> Tensor:
-    """operator(a, b), a tensor of bool; b may be a tensor, an array or a number."""
+COMPARISONS = {
+    operator.lt: kernels.less,
+    operator.le: kernels.less_equal,
+    operator.gt: kernels.greater,
+    operator.ge: kernels.greater_equal,
+    operator.eq: kernels.equal,
+    operator.ne: kernels.not_equal,
+}
+
+
+def compare(by: Callable[[Any, Any], Any], a: Tensor, b: Any) -> Tensor:
+    """by(a, b), one of Python's operators, a tensor of bool; b may be a tensor, an array or a number."""
     x, y = a.array, values_of(b)
     if kernels.DEVICES:
-        refuse_mixed_devices(operator.__name__, [array for array in (x, y) if hasattr(array, "ndim")])
-        x, y = kernels.operand(x), kernels.operand(y)
-    return Tensor.of(kernels.as_array(operator(x, y)))
+        refuse_mixed_devices(by.__name__, [array for array in (x, y) if hasattr(array, "ndim")])
+    try:
+        return Tensor.of(kernels.as_array(COMPARISONS[by](x, y)))
+    except TypeError:  # b is no number: == answers all the same
+        return Tensor.of(kernels.as_array(by(x, y)))
 
 
 def astype(x: Tensor, dtype: DTypeLike) -> Tensor:

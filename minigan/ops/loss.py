@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import kernels
 from ..mixing import as_tensors
-from ..tensor import Tensor, values_of
+from ..tensor import Array, Tensor, values_of
 from .activation import softplus
 from .reduce import log_softmax, mean
 
@@ -14,15 +14,20 @@ from .reduce import log_softmax, mean
 def cross_entropy(logits: Any, labels: Any) -> Tensor:
     """mean over n of -log softmax(logits)[n, labels[n]]; logits (N, K), labels integers (N,) in 0..K-1."""
     (logits,) = as_tensors("cross_entropy", [logits])
-    rows = np.array(kernels.to_host(values_of(labels)))
-    if logits.ndim != 2 or rows.shape != logits.shape[:1] or rows.dtype.kind not in "iu":
-        raise ValueError(
-            f"cross_entropy: logits must be (N, K) and labels N integers, but are {logits.shape} "
-            f"and {rows.dtype} {rows.shape}"
-        )
-    if rows.size and (rows.min() < 0 or rows.max() >= logits.shape[1]):
-        raise ValueError(f"cross_entropy: labels go from {rows.min()} to {rows.max()}, for {logits.shape[1]} classes")
+    rows = kernels.live(_classes, values_of(labels), logits.shape)
     return -mean(log_softmax(logits)[np.arange(len(rows)), rows])
+
+
+def _classes(labels: Any, shape: tuple[int, ...]) -> Array:
+    """The labels on the CPU. ValueError unless they fit logits of this shape."""
+    rows = np.array(kernels.to_host(labels))
+    if len(shape) != 2 or rows.shape != shape[:1] or rows.dtype.kind not in "iu":
+        raise ValueError(
+            f"cross_entropy: logits must be (N, K) and labels N integers, but are {shape} and {rows.dtype} {rows.shape}"
+        )
+    if rows.size and (rows.min() < 0 or rows.max() >= shape[1]):
+        raise ValueError(f"cross_entropy: labels go from {rows.min()} to {rows.max()}, for {shape[1]} classes")
+    return rows
 
 
 def binary_cross_entropy_with_logits(logits: Any, targets: Any) -> Tensor:

@@ -50,6 +50,11 @@ class BatchNorm(Function):
         return tuple(map(Tensor.of, kernels.batch_norm_backward(*arrays, self.slope)))
 
 
+def move_towards(array: Array, target: Array, share: float) -> None:
+    """array += share * (target - array), in kernels."""
+    kernels.add(array, kernels.multiply(kernels.subtract(target, array), share), out=array)
+
+
 def batch_norm(
     x: Any,
     gamma: Any,
@@ -90,8 +95,8 @@ def batch_norm(
     result = node(x, gamma, beta)
     if running_mean is not None and running_var is not None:
         with running_mean.writing() as m, running_var.writing() as v:
-            m += momentum * (node.mean - m)
-            v += momentum * (node.var * (count / (count - 1)) - v)
+            move_towards(m, node.mean, momentum)
+            move_towards(v, kernels.multiply(node.var, count / (count - 1)), momentum)
     return result
 
 

@@ -7,8 +7,9 @@ import numpy as np
 
 from .. import kernels
 from ..autograd import Function
+from ..dtypes import FLOATS
 from ..mixing import as_tensors
-from ..tensor import FLOATS, Array, Axis, Tensor
+from ..tensor import Array, Axis, Tensor
 from .elementwise import astype, exp
 from .shape import broadcast_to, reshape
 

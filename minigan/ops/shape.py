@@ -23,9 +23,10 @@ class Reshape(Function):
     def forward(self, x: Array) -> Array:
         self.source = x.shape
         try:
-            return x.reshape(self.target)
+            y: Array = kernels.reshape(x, self.target)
         except ValueError:
             raise ValueError(f"reshape: {x.shape} holds {x.size} elements, which do not fill {self.target}") from None
+        return y
 
     def backward(self, g: Tensor) -> Tensor:
         return reshape(g, self.source)
@@ -186,14 +187,26 @@ def as_index(index: Any, device: str = "cpu") -> Any:
     return kernels.own(index) if isinstance(index, list) or hasattr(index, "ndim") else index
 
 
+def _fixed_index(index: Any, device: str) -> Any:
+    """`as_index`; while a step is recorded, of a mask the places: that a replay has others, or fewer, is noticed."""
+    index = as_index(index, device)
+    if not kernels.listening():
+        return index
+    parts: list[Any] = []
+    for part in index if isinstance(index, tuple) else (index,):
+        is_mask = getattr(part, "ndim", 0) > 0 and part.dtype == np.bool_
+        parts += kernels.live(kernels.places, part) if is_mask else [part]
+    return tuple(parts) if isinstance(index, tuple) or len(parts) > 1 else parts[0]
+
+
 def getitem(x: Any, index: Any) -> Tensor:
     """x[index], with anything that NumPy takes between brackets."""
-    return Getitem(as_index(index, kernels.name_of(values_of(x))))(x)
+    return Getitem(_fixed_index(index, kernels.name_of(values_of(x))))(x)
 
 
 def scatter_add(g: Any, index: Any, shape: Sequence[int]) -> Tensor:
     """Zeros of `shape` with g added at `index`: the adjoint of `getitem`. Repeated indices add up."""
-    return ScatterAdd(as_index(index, kernels.name_of(values_of(g))), tuple(shape))(g)
+    return ScatterAdd(_fixed_index(index, kernels.name_of(values_of(g))), tuple(shape))(g)
 
 
 def assign(array: Array, index: Any, value: Any) -> None:
@@ -202,8 +215,11 @@ def assign(array: Array, index: Any, value: Any) -> None:
     if isinstance(value, (list, tuple)):
         value = kernels.move(np.asarray(value, array.dtype), device)
     refuse_mixed_devices("item assignment", [x for x in (array, value) if hasattr(x, "ndim")])
-    index = as_index(index, device)
-    if device != "cpu":
+    kernels.live(_write, array, as_index(index, device), value)
+
+
+def _write(array: Array, index: Any, value: Any) -> None:
+    if type(array) in kernels.DEVICES:
         kernels.take(array, index)  # raises for an index that is outside, at which a device does not look
     array[index] = kernels.operand(value)
 
@@ -243,9 +259,13 @@ def flip(x: Any, axis: int | tuple[int, ...]) -> Tensor:
 
 def embedding(indices: Any, weight: Tensor) -> Tensor:
     """The rows of weight (V, D) at integer indices (...): (..., D)."""
-    rows = np.array(kernels.to_host(values_of(indices)))
+    return getitem(weight, kernels.live(_rows, values_of(indices), len(weight)))
+
+
+def _rows(indices: Any, count: int) -> Array:
+    rows = np.array(kernels.to_host(indices))
     if rows.dtype.kind not in "iu":
         raise TypeError(f"embedding: indices must be integers, not {rows.dtype}")
-    if rows.size and (rows.min() < 0 or rows.max() >= len(weight)):
-        raise IndexError(f"embedding: indices go from {rows.min()} to {rows.max()}, but weight has {len(weight)} rows")
-    return getitem(weight, rows)
+    if rows.size and (rows.min() < 0 or rows.max() >= count):
+        raise IndexError(f"embedding: indices go from {rows.min()} to {rows.max()}, but weight has {count} rows")
+    return rows

@@ -8,7 +8,7 @@ from ...optim import Adam
 from ...random import Generator
 from ...tensor import Tensor
 from ..models import dcgan_discriminator, dcgan_generator
-from ..train import Game, Logs, Player
+from ..train import Found, Game, Player
 from . import gan, recipe
 
 
@@ -25,10 +25,10 @@ def build(s: gan.Settings, channels: int) -> recipe.Parts:
     E = dcgan_discriminator(s.image_size, channels, s.width, init, outputs=s.latent).to(s.device)
     optimizer = Adam([*E.parameters(), *G.parameters()], s.lr, (s.beta1, s.beta2))
 
-    def loss(game: Game) -> tuple[Tensor, Logs]:
+    def loss(game: Game) -> tuple[Tensor, Found]:
         x = Tensor.of(game.images())
         error = squared_error(x, G(E(x)))
-        return error, {"reconstruction": error.item()}
+        return error, {"reconstruction": error.detach()}
 
     return recipe.Parts({"G": G, "E": E}, [Player("g", [E, G], optimizer, loss)], {})
 

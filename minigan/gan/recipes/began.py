@@ -18,7 +18,7 @@ from ...options import option
 from ...random import Generator
 from ...tensor import Tensor
 from ..models import dcgan_discriminator, dcgan_generator
-from ..train import Game, Logs, Player
+from ..train import Found, Game, Player
 from . import gan, recipe
 
 
@@ -47,7 +47,7 @@ class Balance(Module):
         with self.k.writing() as k:
             k[...] = min(max(float(k[0]) + self.rate * (self.gamma * real - fake), 0.0), 1.0)
 
-    def measure(self, real: float, fake: float) -> float:
+    def measure(self, real: Tensor, fake: Tensor) -> Tensor:
         """M = real + |gamma real - fake|, which falls as a training converges."""
         return real + abs(self.gamma * real - fake)
 
@@ -82,21 +82,25 @@ def began_players(
     Logs k, of this step, and `measure`.
     """
     check_autoencoder(D, shape)
-    errors = {"real": 0.0, "fake": 0.0}  # of this step
+    real_error, fake_error = zeros(()), zeros(())  # of this step
 
-    def d_loss(game: Game) -> tuple[Tensor, Logs]:
+    def note(error: Tensor, place: Tensor) -> None:
+        with place.writing() as number:
+            kernels.copy(error.detach().to("cpu").array, out=number)
+
+    def d_loss(game: Game) -> tuple[Tensor, Found]:
         with no_grad():
             fakes = G(game.z())
-        real, k = error(D, Tensor.of(game.images())), float(balance.k.array[0])
-        errors["real"] = real.item()
+        real, k = error(D, Tensor.of(game.images())), Tensor(balance.k.array.reshape(()))
+        note(real, real_error)
         return real - k * error(D, fakes), {"k": k}
 
-    def g_loss(game: Game) -> tuple[Tensor, Logs]:
+    def g_loss(game: Game) -> tuple[Tensor, Found]:
         fake = error(D, G(game.z()))
-        errors["fake"] = fake.item()
-        return fake, {"measure": balance.measure(**errors)}
+        note(fake, fake_error)
+        return fake, {"measure": balance.measure(real_error, fake_error)}
 
-    moved = [lambda: balance.update(**errors)]
+    moved = [lambda: balance.update(real_error.item(), fake_error.item())]
     return [Player("d", [D], d_optimizer, d_loss), Player("g", [G], g_optimizer, g_loss, after=moved)]
 
 

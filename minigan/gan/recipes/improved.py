@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ... import nn
+from ... import kernels, nn
 from ...nn import Module, Sequential, init
 from ...optim import Adam
 from ...options import option
@@ -23,7 +23,7 @@ from ..models import dcgan_discriminator, dcgan_generator, features, head, repla
 from ..objectives import NON_SATURATING, smoothed
 from ..players import feature_matching
 from ..replay import Replay
-from ..train import Game, Logs, Player, two_player
+from ..train import Found, Game, Player, two_player
 from . import gan, recipe
 
 KERNELS, DIMS, HIDDEN, GROUP = 32, 5, 32, 4
@@ -165,10 +165,10 @@ def refer_to_first_batch(D: Module, player: Player) -> None:
     (batch,) = (module for module in D.modules() if isinstance(module, nn.VirtualBatch))
     loss = player.loss
 
-    def with_reference(game: Game) -> tuple[Tensor, Logs]:
-        if player.optimizer.steps == 0:
+    def with_reference(game: Game) -> tuple[Tensor, Found]:
+        if kernels.branch(lambda: player.optimizer.steps == 0):
             with batch.reference.writing() as rows:
-                rows[...] = game.images()
+                kernels.copy(game.images(), out=rows)
         return loss(game)
 
     player.loss = with_reference

@@ -9,7 +9,7 @@ from ...nn import Module, Sequential
 from ...optim import Optimizer
 from ...options import OptionError, option, parse
 from ...random import Generator
-from ..hooks import EMA, GradientNorm, LinearDecay, clip_gradients
+from ..hooks import EMA, GradientNorm, LinearDecay, Room, clip_gradients
 from ..latent import Latent
 from ..models import BASES, dcgan_discriminator, dcgan_generator
 from ..train import Player
@@ -41,6 +41,7 @@ class Settings:
     keep: int = option(3, "checkpoints that are kept, beside the one of the lowest FID", above=0)
     evaluate_every: int | None = option(None, "steps from FID to FID; each is a checkpoint", above=0)
     metrics: bool = option(True, "measure the result at the end")
+    capture: bool = option(True, "replay recorded updates, to the same bits; false runs each in Python, to debug it")
     out: str | None = option(None, "a new folder (none: the next runs/NAME-0001)")
 
     def check_length(self, where: str) -> None:
@@ -52,7 +53,7 @@ class Settings:
 
 FREE = frozenset(
     {"preset", "steps", "epochs", "data", "device", "out"}
-    | {"sample_every", "checkpoint_seconds", "keep", "evaluate_every", "metrics"}
+    | {"sample_every", "checkpoint_seconds", "keep", "evaluate_every", "metrics", "capture"}
 )
 """Settings that may change when a run goes on: what a step computes does not depend on them, but for the last bits on
 another device."""
@@ -135,7 +136,8 @@ def add_hooks(s: Settings, parts: Parts, steps: int) -> Hooks:
 
 
 def _clipping(optimizer: Optimizer, max_norm: float) -> Callable[[], object]:
-    return lambda: clip_gradients(optimizer.params, max_norm)
+    room = Room()
+    return lambda: clip_gradients(optimizer.params, max_norm, room)
 
 
 def images_of_steps(s: Settings, players: Sequence[Player], images: int) -> list[int]:

@@ -15,7 +15,7 @@ from ...options import option
 from ...random import Generator
 from ...tensor import Tensor
 from ..models import dcgan_discriminator, dcgan_generator
-from ..train import Game, Logs, Player
+from ..train import Found, Game, Player
 from . import gan, recipe
 from .autoencoder import squared_error
 
@@ -52,12 +52,12 @@ def build(s: Settings, channels: int) -> recipe.Parts:
     E = dcgan_discriminator(s.image_size, channels, s.width, init, outputs=2 * s.latent).to(s.device)
     optimizer = Adam([*E.parameters(), *G.parameters()], s.lr, (s.beta1, s.beta2))
 
-    def loss(game: Game) -> tuple[Tensor, Logs]:
+    def loss(game: Game) -> tuple[Tensor, Found]:
         x = Tensor.of(game.images())
         mean, log_variance = posterior(E, x)
         kl = kl_divergence(mean, log_variance)
         error = squared_error(x, G(sampled_codes(mean, log_variance, codes))) / s.sigma**2
-        return error + kl, {"reconstruction": error.item(), "kl": kl.item()}
+        return error + kl, {"reconstruction": error.detach(), "kl": kl.detach()}
 
     return recipe.Parts({"G": G, "E": E}, [Player("g", [E, G], optimizer, loss)], {"posterior": codes})
 

@@ -15,7 +15,7 @@ from ...random import Generator
 from ...tensor import Tensor
 from ..models import dcgan_discriminator, features, head
 from ..objectives import discriminator_loss, non_saturating_generator_loss
-from ..train import Game, Logs, Player, probability
+from ..train import Found, Game, Player, probability
 from . import gan, recipe
 from .autoencoder import squared_error
 from .vae import kl_divergence, posterior, sampled_codes
@@ -38,7 +38,7 @@ def build(s: Settings, channels: int) -> recipe.Parts:
     trunk, last = features(D), head(D)
     g_optimizer, d_optimizer, e_optimizer = (Adam(net.parameters(), s.lr, (s.beta1, s.beta2)) for net in (G, D, E))
 
-    def d_loss(game: Game) -> tuple[Tensor, Logs]:
+    def d_loss(game: Game) -> tuple[Tensor, Found]:
         x = Tensor.of(game.images())
         with no_grad():
             rebuilt, fakes = G(sampled_codes(*posterior(E, x), codes)), G(game.z())
@@ -46,14 +46,14 @@ def build(s: Settings, channels: int) -> recipe.Parts:
         loss = discriminator_loss(real, fake) + softplus(D(rebuilt)).mean()
         return loss, {"d_real": probability(real), "d_fake_before": probability(fake)}
 
-    def e_loss(game: Game) -> tuple[Tensor, Logs]:
+    def e_loss(game: Game) -> tuple[Tensor, Found]:
         x = Tensor.of(game.current)
         mean, log_variance = posterior(E, x)
         kl = kl_divergence(mean, log_variance)
         error = squared_error(trunk(x), trunk(G(sampled_codes(mean, log_variance, codes))))
-        return error + kl, {"reconstruction": error.item(), "kl": kl.item()}
+        return error + kl, {"reconstruction": error.detach(), "kl": kl.detach()}
 
-    def g_loss(game: Game) -> tuple[Tensor, Logs]:
+    def g_loss(game: Game) -> tuple[Tensor, Found]:
         x = Tensor.of(game.current)
         with no_grad():
             code = sampled_codes(*posterior(E, x), codes)

@@ -1,0 +1,726 @@
+"""A step is recorded while it runs, rehearsed on memory of its own, and from then on replayed without its Python.
+
+    recording   The step runs as ever. Each call of a kernel is noted: what it was given, in terms of the results of
+                earlier calls, and which line of the program asked for it.
+    rehearsal   The next step runs as ever, too, but each result goes to the place that plan.py gave it, and each call
+                is compared with the one that was noted. Two steps that do not do the same are no step to replay.
+    replay      The list of calls, from first to last: no graph, no tensors, no new arrays.
+
+What is no kernel call, but has to happen in every step, is wrapped in `live`: it is called again at each replay.
+Random numbers, batches of data, learning rates and counters get in by this door. What a step may do in one way or
+another, it asks by `branch`.
+
+An array that no call of this step made is either the same memory in both steps, such as a weight, and is read and
+written where it lies; or new in each but of equal values, and is a constant; or neither, which is refused.
+"""
+
+import functools
+import threading
+import weakref
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from types import CodeType
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from .device import DEVICES, Device, connect, empty, name_of, to_host
+from .plan import MemoryPool, Value, live_bytes, new_block, place, view
+
+Array = NDArray[Any]
+Run = Callable[[], Any]
+
+
+class CaptureError(RuntimeError):
+    """A step does something that a replay could not do. The message names the line."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """An array among the arguments of a call: a part of the result `value`, or from outside of the step."""
+
+    value: int | None
+    outside: Array | None
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class Made:
+    """Stands for the array of a value in what a call returned."""
+
+    value: int
+
+
+@dataclass
+class Call:
+    """One call of a step. results: the numbers of its values. run: itself, on planned memory.
+
+    kind: "kernel", "live", or "view", which takes no time in a replay: its result is memory that is there already.
+    """
+
+    kind: str
+    name: str
+    function: Any
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+    line: str
+    results: tuple[int, ...] = ()
+    idle: bool = False  # whether a replay leaves it out
+    answer: Any = None  # the structure of what it returned, with numbers of values for arrays
+    run: Run | None = None
+
+    @property
+    def replayed(self) -> bool:
+        """Whether a replay runs it."""
+        return self.kind != "view" and not self.idle
+
+
+@dataclass
+class Branch:
+    """A question that the step asked, and what it was told."""
+
+    question: Callable[[], Any]
+    answer: Any
+    line: str
+
+
+@dataclass
+class Tape:
+    """What a recorded step does."""
+
+    calls: list[Call] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    branches: list[Branch] = field(default_factory=list)
+
+    def holds(self) -> bool:
+        """Whether the step would go the way that was recorded."""
+        return all(same(branch.question(), branch.answer) for branch in self.branches)
+
+
+current: "Recorder | Rehearsal | None" = None
+"""Who listens to the kernels. One step of the process is recorded at a time, in one thread."""
+
+_one_at_a_time = threading.Lock()
+
+
+def listening() -> bool:
+    """Whether a step is being recorded or rehearsed here."""
+    return current is not None and current.thread == threading.get_ident()
+
+
+@contextmanager
+def listen(listener: "Recorder | Rehearsal") -> Iterator[None]:
+    """Inside, `listener` hears of every kernel call of this thread. CaptureError if somebody else listens already."""
+    global current
+    if not _one_at_a_time.acquire(blocking=False):
+        raise CaptureError("capture: another thread is recording a step; record one after the other")
+    current = listener
+    try:
+        yield
+    finally:
+        current = None
+        _one_at_a_time.release()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    global current
+    listener, current = current, None
+    try:
+        yield
+    finally:
+        current = listener
+
+
+def live(function: Callable[..., Any], *args: Any, fills: tuple[Any, DTypeLike, str] | None = None) -> Any:
+    """function(*args), called again at every replay of a step that is being recorded; its kernels are not recorded.
+
+    Arrays among the arguments, and in lists and tuples there, are those of the replay. Arrays that it returns are
+    copied to where the step expects them; in every replay they must have the same shapes. With fills=(shape, dtype,
+    device) it is passed such an array as `out`, and returns nothing else.
+    """
+    if current is not None and listening():
+        return current.live(function, args, fills)
+    return _filled(function, args, fills)
+
+
+def _filled(function: Callable[..., Any], args: Sequence[Any], fills: tuple[Any, DTypeLike, str] | None) -> Any:
+    if fills is None:
+        return function(*args)
+    out = empty(*fills)
+    function(*args, out=out)
+    return out
+
+
+def branch(question: Callable[[], Any]) -> Any:
+    """question(), on which the rest of a step depends. A step for which it is answered otherwise is recorded anew.
+
+    It is asked before a replay begins, so its answer must not depend on what the step does before it asks.
+    """
+    answer = question()
+    if current is not None and listening():
+        current.branch(question, answer)
+    return answer
+
+
+def made(array: Any) -> bool:
+    """Whether it is memory of the step that is being recorded: each replay makes it anew."""
+    return current is not None and listening() and current.made(array)
+
+
+def read(array: Any) -> Any:
+    """The array, for Python to look at. CaptureError if a step is being recorded: a replay does not look."""
+    if current is not None and listening():
+        raise CaptureError(
+            f"capture: a value is read back in the middle of the step, at {current.line()}; a replay runs no Python "
+            "there: return the tensor from the step and read it afterwards, or wrap what depends on the value in "
+            "minigan.live(function, tensors)"
+        )
+    return array
+
+
+# ---- arrays and what they lie in -----------------------------------------------------------------------------------
+
+
+def is_device_array(array: Any) -> bool:
+    return isinstance(array, np.ndarray) or type(array) in DEVICES
+
+
+def root_of(array: Any) -> Any:
+    """Whatever owns the array's memory: all views of it have the same root."""
+    root = getattr(array, "host", array)  # of an emulated device's array
+    while (base := getattr(root, "base", None)) is not None:
+        root = base
+    return root
+
+
+def address(array: Any) -> int:
+    """Where its first element lies."""
+    return int(array.__array_interface__["data"][0] if isinstance(array, np.ndarray) else array.data.ptr)
+
+
+def strides_of(array: Any) -> tuple[int, ...]:
+    """Its strides; 0 where an axis has one element, or all have none, so that any would do."""
+    return tuple(step if n > 1 and array.size else 0 for n, step in zip(array.shape, array.strides, strict=True))
+
+
+def memory_order(array: Any) -> tuple[int, ...] | None:
+    """Its axes from the slowest to the fastest, if its elements fill their memory without gaps; else None."""
+    strides = strides_of(array)
+    order = tuple(sorted(range(array.ndim), key=lambda axis: -strides[axis]))  # stable: C order where any would do
+    step = array.dtype.itemsize
+    for axis in reversed(order):
+        if array.shape[axis] > 1 and array.size:
+            if strides[axis] != step:
+                return None
+            step *= array.shape[axis]
+    return order
+
+
+def fingerprint(array: Array) -> int:
+    """Of a sample of the bytes of an array that owns its memory: another one, nearly always, if it was written to."""
+    flat = array.ravel(order="K")
+    return zlib.crc32(flat[:: max(1, flat.size >> 10)].tobytes())
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two arguments that are no arrays are the same: identical, equal, or functions that do the same."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, functools.partial):
+        return same((a.func, a.args, a.keywords), (b.func, b.args, b.keywords))
+    if hasattr(a, "__self__") and hasattr(a, "__func__"):
+        return a.__self__ is b.__self__ and a.__func__ is b.__func__
+    if isinstance(getattr(a, "__code__", None), CodeType):
+        cells = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (a, b)]
+        return a.__code__ is b.__code__ and same(*cells) and same(a.__defaults__, b.__defaults__)
+    if hasattr(a, "__array_ufunc__") and not isinstance(a, np.generic):  # arrays, tensors: others in each step
+        return False
+    return bool(a == b) or (a != a and b != b)
+
+
+def mapped(function: Callable[[Any], Any], structure: Any) -> Any:
+    """The structure of lists and tuples with each array, or Use, replaced."""
+    if type(structure) in (tuple, list):
+        return type(structure)([mapped(function, part) for part in structure])
+    return function(structure) if isinstance(structure, Use) or is_device_array(structure) else structure
+
+
+def flattened(structure: Any) -> Iterator[Any]:
+    """What is in a structure of lists and tuples."""
+    if type(structure) in (tuple, list):
+        for part in structure:
+            yield from flattened(part)
+    else:
+        yield structure
+
+
+# ---- the first time -------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Notes what a step does. line: says which line of the program is being run."""
+
+    def __init__(self, line: Callable[[], str]) -> None:
+        self.line, self.thread, self.tape = line, threading.get_ident(), Tape()
+        self._known: dict[int, tuple[weakref.ref[Any], int, int]] = {}  # by id of its root: it, value, its address
+        self._roots: list[weakref.ref[Any]] = []  # of each value
+        self._prints: dict[int, tuple[Any, int, str]] = {}  # by id of a root: it, maybe weakly, fingerprint, line
+
+    def call(self, kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Runs kernel(*args, **options) and notes it."""
+        given = mapped(self.use, args), {key: mapped(self.use, option) for key, option in options.items()}
+        call = Call("kernel", kernel.name, kernel, *given, self.line())
+        self._refuse_changed(call.line, args, tuple(options.values()))
+        with _deaf():
+            result = kernel(*args, **options)
+        if not kernel.in_place and options.get("out") is None:
+            result = as_device_array(result)
+            inputs = [array for array in flattened((args, tuple(options.values()))) if is_device_array(array)]
+            roots = set(map(id, map(root_of, inputs)))
+            if any(id(root_of(array)) in roots for array in flattened(result)):
+                call.kind = "view"
+            else:
+                result = mapped(_apart, result)
+                self._define(call, result)
+        self.tape.calls.append(call)
+        self._fingerprint(args, tuple(options.values()), result)
+        return result
+
+    def live(self, function: Callable[..., Any], args: tuple[Any, ...], fills: Any) -> Any:
+        """See `live`."""
+        call = Call("live", _name(function), function, mapped(self.use, args), {"fills": fills}, self.line())
+        self._refuse_changed(call.line)
+        with _deaf():
+            result = mapped(_own_copy, function(*args)) if fills is None else _filled(function, args, fills)
+        self._define(call, result)
+        self.tape.calls.append(call)
+        self._prints.clear()  # it may have written anywhere
+        self._fingerprint(args, result)
+        return result
+
+    def branch(self, question: Callable[[], Any], answer: Any) -> None:
+        """See `branch`."""
+        self.tape.branches.append(Branch(question, answer, self.line()))
+
+    def use(self, array: Array) -> Use:
+        """What an array is to this step."""
+        root, at = root_of(array), address(array)
+        found = self._known.get(id(root))
+        layout = array.shape, strides_of(array), array.dtype
+        if found is not None and found[0]() is root:
+            _, value, start = found
+            self.tape.values[value].last = len(self.tape.calls)
+            return Use(value, None, at - start, *layout)
+        return Use(None, array, 0, *layout)
+
+    def _refuse_changed(self, now: str, *arrays: Any) -> None:
+        """CaptureError if one of the arrays, by default of all, was written to since a kernel saw it: whatever did so
+        would not do it again."""
+        roots = [id(root_of(array)) for array in flattened(arrays) if is_device_array(array)] or list(self._prints)
+        for root, before, line in [self._prints[root] for root in roots if root in self._prints]:
+            array = root() if isinstance(root, weakref.ref) else root
+            if array is not None and fingerprint(array) != before:
+                raise CaptureError(
+                    f"capture: {array.dtype} {array.shape} was written to by something that is no kernel, between "
+                    f"{line} and {now}; a replay would not do so: use minigan's ops, an optimizer, or "
+                    "minigan.live(function, tensors)"
+                )
+
+    def _fingerprint(self, *arrays: Any) -> None:
+        """Remembers what the arrays hold now."""
+        line = self.line()
+        for array in flattened(arrays):
+            root = root_of(array) if isinstance(array, np.ndarray) else None
+            if isinstance(root, np.ndarray) and root.dtype != object:
+                known = self._known.get(id(root))
+                held = known[0] if known is not None and known[0]() is root else root
+                self._prints[id(root)] = held, fingerprint(root), line
+
+    def made(self, array: Array) -> bool:
+        """Whether a call of this step made it."""
+        return self.use(array).value is not None
+
+    def _define(self, call: Call, result: Any) -> None:
+        """Makes values of the arrays in a result."""
+        numbers = []
+
+        def define(array: Array) -> int:
+            root, number, now = root_of(array), len(self.tape.values), len(self.tape.calls)
+            order = memory_order(array)
+            assert order is not None
+            self.tape.values.append(Value(array.shape, order, array.dtype, name_of(array), now, now))
+            self._known[id(root)] = weakref.ref(root), number, address(array)
+            self._roots.append(weakref.ref(root))
+            numbers.append(number)
+            return number
+
+        call.answer = mapped(lambda array: Made(define(array)), result)
+        call.results = tuple(numbers)
+
+    def finish(self) -> None:
+        """The step has ended: what somebody still holds, now that the step's own variables are gone, is kept."""
+        self._refuse_changed(self.line())
+        self._prints.clear()
+        for value, root in zip(self.tape.values, self._roots, strict=True):
+            if root() is not None:
+                value.kept, value.last = True, len(self.tape.calls)
+
+
+def as_device_array(result: Any) -> Any:
+    """NumPy's scalars as arrays."""
+    return np.asarray(result) if isinstance(result, np.generic) else result
+
+
+def _apart(array: Array) -> Array:
+    """Itself, if its elements fill memory of its own; else a copy."""
+    alone = memory_order(array) is not None and getattr(root_of(array), "nbytes", None) == array.nbytes
+    return array if alone else array.copy()
+
+
+def _own_copy(array: Array) -> Array:
+    """Of what a live function returns: it may be memory that somebody else will write to."""
+    return array.copy()
+
+
+def _name(function: Any) -> str:
+    name = getattr(function, "__qualname__", "") or type(function).__name__
+    return name.replace("<locals>.", "").replace("<lambda>", "lambda")
+
+
+# ---- the second time, and all others ---------------------------------------------------------------------------------
+
+
+class Plan:
+    """A tape with memory: `shared`, which other steps may use between two runs of this one, and `kept`.
+
+    Two kinds of calls a replay leaves out: those whose results nobody reads, and copies of what nobody reads
+    afterwards, which share the memory of what they copy.
+
+    peak: bytes of the shared memory; least: what is needed at once at the worst moment; sum: of all its values.
+    kept: bytes of what outlasts the step.
+    """
+
+    def __init__(self, tape: Tape, pool: MemoryPool) -> None:
+        self.tape, self.pool = tape, pool
+        _leave_out_unread(tape)
+        _leave_out_copies(tape)
+        _write_in_place(tape)
+        self.sizes: dict[tuple[str, bool], int] = {}
+        own = [value for value in tape.values if value.alias is None]
+        for device in dict.fromkeys(value.device for value in own):
+            for kept in (False, True):
+                self.sizes[device, kept] = place([v for v in own if (v.device, v.kept) == (device, kept)])
+            pool.reserve(device, self.sizes[device, False])
+        for value in tape.values:
+            if value.alias is not None:
+                value.offset, value.kept = tape.values[value.alias].offset, tape.values[value.alias].kept
+        temporary = [value for value in own if not value.kept]
+        self.peak = sum(size for (_, kept), size in self.sizes.items() if not kept)
+        self.kept = sum(size for (_, kept), size in self.sizes.items() if kept)
+        self.least, self.sum = live_bytes(temporary), sum(v.nbytes for v in temporary)
+        self.arrays: list[Array] = []
+        self.blocks: list[Array] = []
+
+    def allocate(self) -> None:
+        """Takes the memory, and makes each call ready to run on it."""
+        blocks = {
+            (device, kept): new_block(size, device) if kept else self.pool.block(device, size)
+            for (device, kept), size in self.sizes.items()
+        }
+        self.blocks = [blocks[value.device, value.kept] for value in self.tape.values]
+        self.arrays = [
+            view(block, v.offset, v.shape, v.strides, v.dtype, v.device)
+            for v, block in zip(self.tape.values, self.blocks, strict=True)
+        ]
+        for call in self.tape.calls:
+            call.run = self._bound(call)
+
+    def _bound(self, call: Call) -> Run | None:
+        if call.kind == "view" or (call.idle and self.tape.values[call.results[0]].alias is not None):
+            return None
+        args = mapped(self.array, call.args)
+        if call.kind == "kernel":
+            options = {key: mapped(self.array, option) for key, option in call.options.items()}
+            if call.results:
+                options["out"] = self.result(call)
+            return functools.partial(call.function.runner(args), *args, **options)
+        if call.options["fills"] is not None:
+            return functools.partial(call.function, *args, out=self.result(call))
+        if not call.results:
+            return functools.partial(call.function, *args)
+        return functools.partial(_refill, call, args, self.result(call))
+
+    def array(self, use: Use) -> Array:
+        """The array that a call is given."""
+        if use.value is None:
+            assert use.outside is not None
+            return use.outside
+        value, array = self.tape.values[use.value], self.arrays[use.value]
+        if use.offset == 0 and (array.shape, strides_of(array), array.dtype) == (use.shape, use.strides, use.dtype):
+            return array
+        offset = value.offset + use.offset
+        return view(self.blocks[use.value], offset, use.shape, use.strides, use.dtype, value.device)
+
+    def device(self, call: Call) -> Device | None:
+        """The device that a kernel's call runs on; None: the CPU, or a live call, which is no part of a graph."""
+        places = [self.tape.values[number].device for number in call.results] + [
+            name_of(self.array(use)) for use in _uses(call)
+        ]
+        names = [name for name in places if name != "cpu"] if call.kind == "kernel" else []
+        return connect(names[0]) if names else None
+
+    @property
+    def replayed(self) -> list[Call]:
+        """The calls that a replay runs, in their order."""
+        return [call for call in self.tape.calls if call.replayed]
+
+    def result(self, call: Call) -> Any:
+        """What the call returns."""
+        return _placed(call.answer, self.arrays)
+
+
+def _placed(answer: Any, arrays: Sequence[Array]) -> Any:
+    if type(answer) in (tuple, list):
+        return type(answer)([_placed(part, arrays) for part in answer])
+    return arrays[answer.value] if isinstance(answer, Made) else answer
+
+
+def _refill(call: Call, args: Sequence[Any], places: Any) -> None:
+    """A live call whose results are copied to their places."""
+    found = call.function(*args)
+    for place_, array in zip(flattened(places), flattened(found), strict=True):
+        if not is_device_array(place_):
+            continue
+        if not is_device_array(array) or (array.shape, array.dtype) != (place_.shape, place_.dtype):
+            now = f"{array.dtype} {array.shape}" if is_device_array(array) else repr(array)
+            raise CaptureError(
+                f"capture: {call.name}, at {call.line}, gave {place_.dtype} {place_.shape} when the step was recorded "
+                f"and gives {now} now; a recorded step has fixed shapes: capture another step for these"
+            )
+        place_[...] = array
+
+
+def _uses(call: Call) -> Iterator[Use]:
+    for part in flattened((call.args, tuple(call.options.values()))):
+        if isinstance(part, Use):
+            yield part
+
+
+def _leave_out_unread(tape: Tape) -> None:
+    """Calls whose results nobody reads, but others of the kind: of a gradient's forward pass often the last ones."""
+    read = {number for number, value in enumerate(tape.values) if value.kept}
+    for call in reversed(tape.calls):
+        if call.kind == "kernel" and call.results and not read.intersection(call.results):
+            call.idle = True
+        elif call.kind != "view":
+            read.update(use.value for use in _uses(call) if use.value is not None)
+
+
+def _leave_out_copies(tape: Tape) -> None:
+    """Copies of what is read for the last time: a parameter's gradient, say, which is an array of its own."""
+    for number, call in enumerate(tape.calls):
+        if call.kind == "kernel" and call.name == "copy" and not call.idle and call.results:
+            call.idle = _take_over(tape, number)
+
+
+IN_PLACE = {
+    *("leaky_relu_backward", "tanh_backward", "sigmoid_backward", "elu_backward", "batch_norm_backward"),
+    *("add", "subtract", "multiply", "divide", "negative"),
+}
+"""Kernels whose first result may be written over their first argument: they read each number before they write it."""
+
+LARGE = 1 << 20
+"""Bytes. For less it saves nothing that matters, and compiled loops are quicker on arrays that do not overlap."""
+
+
+def _write_in_place(tape: Tape) -> None:
+    """Large results over what is read for the last time: the gradient that goes into an activation's backward."""
+    for number, call in enumerate(tape.calls):
+        fits = call.kind == "kernel" and call.name in IN_PLACE and not call.idle and call.results
+        if fits and tape.values[call.results[0]].nbytes >= LARGE:
+            _take_over(tape, number)
+
+
+def _take_over(tape: Tape, number: int) -> bool:
+    """Gives the first result of a call the place of its first argument, if nobody else reads that from there on."""
+    call = tape.calls[number]
+    use, made = call.args[0], tape.values[call.results[0]]
+    if not isinstance(use, Use) or use.value is None or tape.values[use.value].kept:
+        return False
+    there = tape.values[use.value]
+    root = use.value if there.alias is None else there.alias
+    in_order = use.strides == tuple(s if n > 1 else 0 for n, s in zip(made.shape, made.strides, strict=True))
+    whole = (use.offset, use.shape, use.dtype) == (0, there.shape, there.dtype) == (0, made.shape, made.dtype)
+    readers = [other for other in _uses(call) if other.value in (use.value, root)]
+    if not (in_order and whole and len(readers) == 1 and tape.values[root].last == number):
+        return False
+    made.alias = root
+    tape.values[root].last, tape.values[root].kept = made.last, made.kept
+    return True
+
+
+class Rehearsal:
+    """Runs a step on the memory of a plan, and compares it with the tape, call by call."""
+
+    def __init__(self, plan: Plan, line: Callable[[], str]) -> None:
+        self.plan, self.line, self.thread = plan, line, threading.get_ident()
+        self._next = self._asked = 0
+
+    def call(self, kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Runs what was recorded in place of kernel(*args, **options). CaptureError if that is something else."""
+        call = self._expect(kernel.name)
+        self._compare(call, "argument", args, call.args)
+        if options.keys() != call.options.keys():
+            raise self._other(call, f"arguments {', '.join(options)}", f"arguments {', '.join(call.options)}")
+        for key, option in options.items():
+            self._compare(call, f"{key}=", option, call.options[key])
+        with _deaf():
+            if call.run is None:
+                return kernel(*args, **options) if call.kind == "view" else self.plan.result(call)
+            answer = call.run()
+        return self.plan.result(call) if call.results else answer
+
+    def live(self, function: Callable[..., Any], args: tuple[Any, ...], fills: Any) -> Any:
+        """See `live`."""
+        call = self._expect(_name(function))
+        if not same(function, call.function):
+            raise CaptureError(
+                f"capture: the function that is called live at {self.line()} is another one in each step, or has "
+                "other values bound in it; pass live() the arrays as arguments, and let it look up the rest itself"
+            )
+        self._compare(call, "argument", args, call.args)
+        if not same(fills, call.options["fills"]):
+            raise self._other(call, f"fills={fills}", f"fills={call.options['fills']}")
+        assert call.run is not None
+        with _deaf():
+            answer = call.run()
+        return self.plan.result(call) if call.results else answer
+
+    def branch(self, question: Callable[[], Any], answer: Any) -> None:
+        """See `branch`."""
+        branches = self.plan.tape.branches
+        known = branches[self._asked] if self._asked < len(branches) else None
+        if known is None or not (same(question, known.question) and same(answer, known.answer)):
+            was = "none was asked" if known is None else f"it was answered {known.answer!r} at {known.line}"
+            raise CaptureError(
+                f"capture: a branch at {self.line()} is answered {answer!r}, but when the step was recorded {was}"
+            )
+        self._asked += 1
+
+    def finish(self) -> None:
+        """The step has ended. CaptureError if it did less than the one that was recorded."""
+        rest = [call for call in self.plan.tape.calls[self._next :] if call.kind != "view"]
+        if rest:
+            raise CaptureError(
+                f"capture: the step ended after {self._next} calls, but the one before went on with {rest[0].name} at "
+                f"{rest[0].line}; {ADVICE}"
+            )
+
+    def made(self, array: Array) -> bool:
+        """Whether it lies in the plan's memory."""
+        return any(root_of(array) is root_of(block) for block in {id(b): b for b in self.plan.blocks}.values())
+
+    def _expect(self, name: str) -> Call:
+        """The next call of the tape, if it is one of this name."""
+        calls = self.plan.tape.calls
+        if self._next == len(calls):
+            raise CaptureError(
+                f"capture: the step calls {name} at {self.line()}, where the one before had ended; {ADVICE}"
+            )
+        call = calls[self._next]
+        if call.name != name:
+            raise self._other(call, name, call.name)
+        self._next += 1
+        return call
+
+    def _compare(self, call: Call, what: str, now: Any, then: Any) -> None:
+        if isinstance(then, Use) or is_device_array(now):
+            self._compare_arrays(call, now, then)
+        elif type(now) in (tuple, list) and type(then) is type(now) and len(now) == len(then):
+            for a, b in zip(now, then, strict=True):
+                self._compare(call, what, a, b)
+        elif not same(now, then):
+            raise self._other(
+                call, f"{call.name} with {what} {_shown(now)}", f"{_shown(then)}", "; a number that changes from step "
+                "to step belongs in a tensor, or in minigan.live(function)"
+            )
+
+    def _compare_arrays(self, call: Call, now: Any, then: Any) -> None:
+        if not (isinstance(then, Use) and is_device_array(now)):
+            raise self._other(call, f"{call.name} of {_kind(now)}", _kind(then))
+        if (now.shape, now.dtype) != (then.shape, then.dtype):
+            raise self._other(call, f"{call.name} of {_kind(now)}", _kind(then))
+        expected = self.plan.array(then)
+        if address(now) == address(expected) and strides_of(now) == then.strides:
+            return
+        if then.value is None and np.array_equal(to_host(now), to_host(expected), equal_nan=now.dtype.kind == "f"):
+            return  # a constant: made anew in each step, always the same
+        if then.value is None:
+            raise CaptureError(
+                f"capture: {call.name} at {self.line()} is given {_kind(now)} that no kernel of this step made, and "
+                "that had other values in the step before: what computed it would not be replayed. If it is left from "
+                "the step before, as a gradient that was not zeroed is, drop it first; else compute it with minigan's "
+                "ops, pass it to the step, or wrap what makes it in minigan.live(function)"
+            )
+        raise self._other(call, f"{call.name} of other memory", f"the result of {self._maker(then.value)}")
+
+    def _maker(self, value: int) -> str:
+        made = self.plan.tape.calls[self.plan.tape.values[value].born]
+        return f"{made.name} at {made.line}"
+
+    def _other(self, call: Call, now: str, then: str, advice: str = "") -> CaptureError:
+        return CaptureError(
+            f"capture: a step did not do what the one before did: {now} at {self.line()}, where it was {then} at "
+            f"{call.line}{advice or '; ' + ADVICE}"
+        )
+
+
+ADVICE = (
+    "a step must take the same way each time, unless it asks minigan.branch(question); if only the first ones differ, "
+    "capture(step, warmup=...) runs them as they are"
+)
+
+
+def _kind(array: Any) -> str:
+    return f"{array.dtype} {array.shape}" if isinstance(array, Use) or is_device_array(array) else repr(array)
+
+
+def _shown(value: Any) -> str:
+    text = repr(mapped(_Shown, value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class _Shown:
+    def __init__(self, array: Any) -> None:
+        self.text = _kind(array)
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def replay(plan: Plan) -> Run:
+    """What runs all calls of a plan that has been rehearsed, one after the other: on a GPU as CUDA graphs."""
+    runs: list[Run] = []
+    for device, calls in groupby(plan.replayed, plan.device):
+        group = [call.run for call in calls if call.run is not None]
+        runs += group if device is None else [device.graph(group)]
+
+    def run() -> None:
+        for each in runs:
+            each()
+
+    return run

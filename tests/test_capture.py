@@ -1,0 +1,503 @@
+"""Steps recorded and replayed: what stays equal to the bit, what stays live, and what is refused in which words."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from on_device import DEVICE, needs_device
+
+import minigan as mg
+from minigan import capture, kernels, nn
+from minigan.capture import CaptureError
+from minigan.kernels import gpu
+from minigan.kernels.plan import MemoryPool, Value, live_bytes, place
+from minigan.optim import SGD, Adam, Optimizer
+from minigan.random import Generator
+
+Array = Any
+
+
+class Classifier:
+    """A small net, its optimizer and a step that uses random numbers, batch norm and a gradient's gradient."""
+
+    def __init__(self, device: str = "cpu", optimizer: Callable[..., Optimizer] = Adam) -> None:
+        mg.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.LeakyReLU(0.2), nn.Linear(8, 1)).to(device)
+        self.optimizer = optimizer(self.net.parameters(), lr=0.01)
+        self.noise, self.device = Generator(0, "noise"), device
+
+    def step(self, x: mg.Tensor) -> tuple[mg.Tensor, dict[str, mg.Tensor]]:
+        x = x + mg.Tensor.of(self.noise.normal(x.shape, device=self.device))
+        points = mg.Tensor(x.array, requires_grad=True)
+        slope = mg.grad(self.net(points).sum(), points, create_graph=True)
+        loss = mg.softplus(self.net(x)).mean() + ((slope * slope).sum(axis=1) ** 0.5).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss, {"slope": slope.mean()}
+
+    def state(self) -> list[Array]:
+        tensors = [t for _, t in (*self.net.named_parameters(), *self.net.named_buffers())]
+        grads = [t.grad for t in self.net.parameters() if t.grad is not None]
+        return [kernels.to_host(a) for a in (*(t.array for t in tensors), *grads)] + [
+            kernels.to_host(a) for arrays in self.optimizer.state for a in arrays.values()
+        ]
+
+
+def batches(n: int, device: str = "cpu") -> Iterator[mg.Tensor]:
+    rng = np.random.default_rng(0)
+    for _ in range(n):
+        yield mg.Tensor(rng.normal(size=(6, 3)).astype(np.float32)).to(device)
+
+
+def assert_equal_steps(plain: Classifier, other: Classifier, step: Callable[..., Any], n: int = 6) -> None:
+    """Losses, weights, buffers, gradients and optimizer states agree to the bit after each of n steps."""
+    for x in batches(n, plain.device):
+        (loss, logs), (captured, its_logs) = plain.step(x), step(x)
+        assert loss.item() == captured.item()
+        assert logs["slope"].item() == its_logs["slope"].item()
+        for a, b in zip(plain.state(), other.state(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert plain.noise.counter == other.noise.counter
+    assert plain.optimizer.steps == other.optimizer.steps
+
+
+# ---- equal to the bit, and live -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", [Adam, lambda params, lr: SGD(params, lr, momentum=0.9)])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_captured_step_is_the_step(backend: str, optimizer: Callable[..., Optimizer]) -> None:
+    with kernels.use(backend):
+        plain, other = Classifier(optimizer=optimizer), Classifier(optimizer=optimizer)
+        step = capture(other.step)
+        assert_equal_steps(plain, other, step)
+    (recording,) = step.recordings
+    assert recording.run is not None
+    assert any(call.idle for call in recording.tape.calls)  # the points' own scores, which nobody reads
+
+
+@needs_device
+def test_a_captured_step_is_the_step_on_a_device() -> None:
+    plain, other = Classifier(DEVICE), Classifier(DEVICE)
+    assert_equal_steps(plain, other, capture(other.step), n=4)
+
+
+def test_a_replay_runs_none_of_the_steps_python() -> None:
+    calls = count()
+    step = capture(lambda x: (next(calls), x * 2)[1])
+    for x in batches(5):
+        np.testing.assert_array_equal(step(x).numpy(), 2 * x.numpy())
+    assert next(calls) == 2
+
+
+def test_warmup_runs_the_step_as_it_is() -> None:
+    calls = count()
+    step = capture(lambda x: x * (1.0 if next(calls) == 0 else 2.0), warmup=1)
+    assert [step(mg.Tensor([3.0])).numpy().tolist() for _ in range(5)] == [[3], [6], [6], [6], [6]]
+    assert next(calls) == 3
+
+
+def test_learning_rates_and_numbers_stay_live() -> None:
+    plain, other = Classifier(), Classifier()
+    step = capture(other.step)
+    for i, x in enumerate(batches(6)):
+        plain.optimizer.lr = other.optimizer.lr = 0.1 / (i + 1)
+        assert plain.step(x)[0].item() == step(x)[0].item()
+    scaled = capture(lambda x, factor: x * factor)
+    for factor in (1, 2.5, -3.0, 4):
+        np.testing.assert_array_equal(scaled(mg.Tensor([1.0, 2.0]), factor).numpy(), np.float32([1, 2]) * factor)
+
+
+def test_what_is_live_is_called_in_each_replay() -> None:
+    numbers = count()
+    step = capture(lambda x: x + mg.live(lambda: next(numbers)))
+    assert [step(mg.Tensor([10.0])).numpy().tolist() for _ in range(5)] == [[10], [11], [12], [13], [14]]
+    seen: list[float] = []
+    watched = capture(lambda x: mg.live(lambda y: seen.append(y.item()), x * 2))
+    for i in range(4):
+        watched(mg.Tensor(float(i)))
+    assert seen == [0, 2, 4, 6]
+
+
+def test_each_answer_of_a_branch_has_its_own_recording() -> None:
+    setting = SimpleNamespace(double=False)
+    runs: list[bool] = []
+
+    def step(x: mg.Tensor) -> mg.Tensor:
+        runs.append(setting.double)
+        return x * 2 if mg.branch(lambda: setting.double) else x
+
+    captured = capture(step)
+    for setting.double in (False, False, False, True, True, False, True, True):
+        assert captured(mg.Tensor([1.5])).numpy().tolist() == [3 if setting.double else 1.5]
+    assert runs == [False, False, True, True]
+    assert len(captured.recordings) == 2
+
+
+def test_gradients_that_the_step_leaves_are_the_last_ones() -> None:
+    w = mg.Tensor([1.0, 2.0], requires_grad=True)
+
+    def step(x: mg.Tensor) -> None:
+        w.grad = None
+        (w * x).sum().backward()
+
+    captured = capture(step)
+    for i in range(4):
+        captured(mg.Tensor([float(i), -1.0]))
+        np.testing.assert_array_equal(w.grad, [i, -1])
+
+
+def test_other_memory_or_other_kernels_are_recorded_anew() -> None:
+    plain, other = Classifier(), Classifier()
+    step = capture(other.step)
+    for i, x in enumerate(batches(9)):
+        if i == 3:
+            for c in (plain, other):
+                c.net.load_state_dict({key: value / 2 for key, value in c.net.state_dict().items()})
+        if i == 6:
+            for c in (plain, other):
+                c.net.astype(np.float64).astype(np.float32)
+        with kernels.use("reference" if i == 8 else "auto"):
+            assert plain.step(x)[0].item() == step(x)[0].item()
+
+
+def test_captured_steps_within_a_captured_step() -> None:
+    inner = capture(lambda x: x * 3)
+    outer = capture(lambda x: inner(x) + 1)
+    assert [outer(mg.Tensor([float(i)])).numpy().tolist() for i in range(4)] == [[1], [4], [7], [10]]
+    assert inner.recordings == []
+
+
+def test_other_threads_are_not_recorded() -> None:
+    def step(x: mg.Tensor) -> mg.Tensor:
+        thread = threading.Thread(target=lambda: mg.Tensor([1.0]) + 1)
+        thread.start()
+        thread.join()
+        return x + 1
+
+    captured = capture(step)
+    for _ in range(3):
+        captured(mg.Tensor([1.0]))
+    assert [call.name for call in captured.recordings[0].tape.calls] == ["add"]
+
+
+def test_results_keep_their_structure_and_have_no_graph() -> None:
+    w = mg.Tensor([2.0], requires_grad=True)
+    step = capture(lambda x: {"a": (w * x, [x]), "b": None, "c": "text", "d": 3})
+    for i in range(4):
+        found = step(mg.Tensor([float(i)]))
+        assert (found["a"][0].item(), found["a"][1][0].item()) == (2 * i, i)
+        assert not found["a"][0].requires_grad
+        assert (found["b"], found["c"], found["d"]) == (None, "text", 3)
+    again = step(mg.Tensor([7.0]))
+    assert again["a"][0] is found["a"][0]  # the same tensors each time, written over
+
+
+# ---- what cannot be captured ---------------------------------------------------------------------------------------
+
+w = mg.Tensor([1.0, 2.0], requires_grad=True)
+numbers, turn = count(1), SimpleNamespace(number=0)
+outside = np.zeros(2, np.float32)
+rng = np.random.default_rng(0)
+
+
+def reads(x: mg.Tensor) -> mg.Tensor:
+    return x * (x.sum().item() + 1)
+
+
+def decides(x: mg.Tensor) -> mg.Tensor:
+    return x * 2 if x.sum() > 0 else x
+
+
+def looks(x: mg.Tensor) -> mg.Tensor:
+    return x + float(np.asarray(x)[0])
+
+
+def takes_turns(x: mg.Tensor) -> mg.Tensor:
+    return x + x if next(numbers) % 2 else x * x
+
+
+def grows(x: mg.Tensor) -> mg.Tensor:
+    return mg.concatenate([x] * next(numbers)) * 2
+
+
+def does_more(x: mg.Tensor) -> mg.Tensor:
+    for _ in range(next(numbers)):
+        x = x + 1
+    return x
+
+
+def does_less(x: mg.Tensor) -> mg.Tensor:
+    for _ in range(5 - next(numbers)):
+        x = x + 1
+    return x
+
+
+def schedules(x: mg.Tensor) -> mg.Tensor:
+    return x ** next(numbers)
+
+
+def weighs(x: mg.Tensor) -> mg.Tensor:
+    return x * (1 / next(numbers))
+
+
+def draws_by_numpy(x: mg.Tensor) -> mg.Tensor:
+    return x + mg.Tensor(rng.normal(size=2).astype(np.float32))
+
+
+def returns_numpy(x: mg.Tensor) -> Array:
+    return x.array * 2
+
+
+def returns_a_number(x: mg.Tensor) -> tuple[mg.Tensor, int]:
+    return x * 2, next(numbers)
+
+
+def accumulates(x: mg.Tensor) -> None:
+    (w * x).sum().backward()
+
+
+def writes_by_hand(x: mg.Tensor) -> mg.Tensor:
+    y = w * x
+    with w.writing() as array:
+        array *= 0.5
+    return y
+
+
+def changes_a_result(x: mg.Tensor) -> mg.Tensor:
+    y = x * 2
+    y.array[0] = 5
+    return y + 1
+
+
+def binds_the_step(x: mg.Tensor) -> mg.Tensor:
+    n = next(numbers)
+    return x + mg.live(lambda: n)
+
+
+def asks_late(x: mg.Tensor) -> mg.Tensor:
+    turn.number += 1
+    return x if mg.branch(lambda: turn.number % 2 == 0) else x * 2
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        (reads, r"a value is read back in the middle of the step, at .*capture.py:\d+: return x \* \(x.sum\(\).item"),
+        (decides, r"read back in the middle of the step, at .*: return x \* 2 if x.sum\(\) > 0 else x; a replay runs"),
+        (looks, r"read back in the middle of the step, at .*np.asarray\(x\)"),
+        (takes_turns, r"did not do what the one before did: multiply at .*: return x \+ x if .*, where it was add at"),
+        (grows, r"concatenate with argument .* at .*\[x\] \* next\(numbers\)\) \* 2, where it was .*"),
+        (does_more, r"the step calls add at .*: x = x \+ 1, where the one before had ended; a step must take the same"),
+        (does_less, r"the step ended after 3 calls, but the one before went on with add at .*: x = x \+ 1"),
+        (schedules, r"power with argument 2 at .*, where it was 1 at .*; a number that changes .* minigan.live\("),
+        (weighs, r"multiply at .*: return x \* \(1 / next.* is given float32 \(\) that no kernel of this step"),
+        (draws_by_numpy, r"copy at .*rng.normal.* is given float32 \(2,\) that no kernel .* had other values in"),
+        (returns_numpy, r"the step returns float32 \(2,\) that none of its kernels made, so that a replay could not"),
+        (returns_a_number, r"the step returned 1 and then 2, which Python made, so that a replay could not renew"),
+        (accumulates, r"add at .*: \(w \* x\).sum\(\).backward\(\)"),
+        (writes_by_hand, r"float32 \(2,\) was written to by something that is no kernel, between .*: y = w \* x and"),
+        (changes_a_result, r"float32 \(2,\) was written to by something .* no kernel, between .* and .*return y \+ 1"),
+        (binds_the_step, r"the function that is called live at .* is another one in each step, or has other values"),
+        (asks_late, r"a branch at .* is answered True, but when the step was recorded it was answered False at"),
+    ],
+)
+def test_what_cannot_be_captured_is_refused(step: Callable[..., Any], error: str) -> None:
+    global numbers
+    numbers, w.grad = count(1), None
+    captured = capture(step)
+
+    def twice() -> None:
+        for first in (1.0, 3.0):
+            captured(mg.Tensor([first, 2.0]))
+
+    with pytest.raises(CaptureError, match=error) as caught:
+        twice()
+    assert "test_capture.py:" in str(caught.value) or "returned" in str(caught.value) or "returns" in str(caught.value)
+    assert (mg.Tensor([1.0]) + 1).item() == 2  # nobody listens any more
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error"),
+    [
+        ((mg.Tensor([1.0, 2.0, 3.0]),), r"argument 0 was float32 \(2,\) .* and is float32 \(3,\) at .*capture another"),
+        ((mg.Tensor(np.zeros(2)),), r"argument 0 was float32 \(2,\) when the step was recorded, and is float64 \("),
+        ((), r"recorded with 1 arguments, called with 0 at .*"),
+        (("text",), r"argument 0 was float32 \(2,\) when the step was recorded, and is 'text' at"),
+    ],
+)
+def test_other_arguments_are_refused(inputs: tuple[Any, ...], error: str) -> None:
+    step = capture(lambda x: x + 1)
+    for _ in range(3):
+        step(mg.Tensor([1.0, 2.0]))
+    with pytest.raises(CaptureError, match=error):
+        step(*inputs)
+    np.testing.assert_array_equal(step(mg.Tensor([1.0, 2.0])).numpy(), [2, 3])
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ("text", r"argument 0 is a str, at .*; arguments are tensors, arrays or numbers: let the step look up"),
+        (w, r"argument 0 requires a gradient, at .*; what is trained is no argument: let the step look"),
+    ],
+)
+def test_what_is_no_argument(given: Any, error: str) -> None:
+    with pytest.raises(CaptureError, match=error):
+        capture(lambda x: x)(given)
+
+
+def test_a_live_function_keeps_its_shape() -> None:
+    shapes = iter([2, 2, 2, 3])
+    step = capture(lambda: mg.live(lambda: np.ones(next(shapes), np.float32)) * 2)
+    for _ in range(3):
+        step()
+    with pytest.raises(CaptureError, match=r"gave float32 \(2,\) when the step was recorded and gives float32 \(3,"):
+        step()
+
+
+def test_anomaly_mode_is_refused() -> None:
+    step = capture(lambda x: x + 1)
+    error = r"detect_anomaly\(\) is on at .*test_capture.py:\d+.*call the step itself"
+    with mg.detect_anomaly(), pytest.raises(CaptureError, match=error):
+        step(mg.Tensor([1.0]))
+
+
+def test_two_threads_cannot_record_at_once() -> None:
+    found: list[BaseException] = []
+
+    def other() -> None:
+        try:
+            capture(lambda x: x + 1)(mg.Tensor([1.0]))
+        except CaptureError as error:
+            found.append(error)
+
+    def step(x: mg.Tensor) -> mg.Tensor:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        return x + 1
+
+    capture(step)(mg.Tensor([1.0]))
+    assert "another thread is recording a step" in str(found[0])
+
+
+def test_an_error_of_the_step_itself_passes() -> None:
+    fails = iter([False, True, False, False, False])
+
+    def step(x: mg.Tensor) -> mg.Tensor:
+        if next(fails):
+            raise KeyError("mine")
+        return x + 1
+
+    captured = capture(step)
+    captured(mg.Tensor([1.0]))
+    with pytest.raises(KeyError, match="mine"):
+        captured(mg.Tensor([1.0]))
+    for i in range(3):
+        assert captured(mg.Tensor([float(i)])).item() == i + 1
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+spans = st.tuples(st.integers(0, 30), st.integers(0, 10), st.integers(0, 400))
+
+
+@given(st.lists(spans, max_size=30))
+def test_no_two_values_share_memory_while_both_are_needed(drawn: list[tuple[int, int, int]]) -> None:
+    values = [
+        Value((size,), (0,), np.dtype(np.float32), "cpu", born, born + length) for born, length, size in drawn
+    ]
+    size = place(values)
+    assert size >= live_bytes(values)
+    for i, a in enumerate(values):
+        assert a.offset % 64 == 0
+        assert a.offset + a.nbytes <= size
+        for b in values[:i]:
+            if a.born <= b.last and b.born <= a.last:
+                assert a.offset + a.nbytes <= b.offset or b.offset + b.nbytes <= a.offset
+
+
+def test_steps_share_a_pool() -> None:
+    pool = MemoryPool()
+    big, small = (capture(lambda x, n=n: (x + 1) * mg.ones(n) * 2 + 1, pool=pool) for n in (4096, 64))
+    for i in range(4):
+        assert big(mg.Tensor([float(i)])).numpy()[-1] == small(mg.Tensor([float(i)])).numpy()[-1] == 2 * i + 3
+    plans = [step.recordings[0].plan for step in (big, small)]
+    assert pool.nbytes == max(plan.peak for plan in plans if plan)
+    for plan in plans:
+        assert plan is not None
+        assert plan.least <= plan.peak <= plan.sum
+
+
+def test_layouts_stay_what_they_were() -> None:
+    """NumPy's results lie as their inputs do: sums over them would else be added up in another order."""
+    x = mg.Tensor(np.random.default_rng(0).normal(size=(7, 33, 5)).astype(np.float32))
+
+    def step(x: mg.Tensor) -> mg.Tensor:
+        turned = x.transpose(2, 0, 1) * 3
+        return mg.exp(turned).sum(axis=(0, 2)) + turned.transpose(1, 0, 2).reshape(7, -1).sum(axis=1)
+
+    captured = capture(step)
+    for _ in range(4):
+        np.testing.assert_array_equal(captured(x).numpy(), step(x).numpy())
+
+
+# ---- CUDA graphs: CuPy is a fake -------------------------------------------------------------------------------
+
+
+def test_a_graph_is_recorded_on_a_stream_and_pool_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Stream:
+        def __init__(self, non_blocking: bool = False) -> None:
+            self.name = "own" if non_blocking else "common"
+
+        def __enter__(self) -> None:
+            done.append(f"enter {self.name}")
+
+        def __exit__(self, *error: object) -> None:
+            done.append(f"exit {self.name}")
+
+        def begin_capture(self) -> None:
+            done.append("begin")
+
+        def end_capture(self) -> Any:
+            done.append("end")
+            return SimpleNamespace(launch=lambda stream: done.append(f"launch on {stream.name}"))
+
+        def synchronize(self) -> None:
+            done.append(f"wait for {self.name}")
+
+    @contextmanager
+    def using(allocator: Any) -> Iterator[None]:
+        done.append(f"memory of {allocator}")
+        yield
+        done.append("memory as before")
+
+    cuda = SimpleNamespace(
+        Stream=Stream,
+        MemoryPool=lambda: SimpleNamespace(malloc="its own pool"),
+        get_current_stream=Stream,
+        using_allocator=using,
+    )
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    launch = gpu.graph([lambda: done.append("first"), lambda: done.append("second")])
+    recorded = [*done]
+    launch()
+    launch()
+    assert recorded == [
+        "wait for common",
+        *("enter own", "memory of its own pool", "begin", "first", "second", "end"),
+        *("memory as before", "exit own"),
+    ]
+    assert done[len(recorded) :] == ["launch on common"] * 2
