@@ -142,6 +142,7 @@ def _indirect(vectors: int) -> Any:
                 k,
                 add,
                 vectors,
+                in_order=VECTOR_BYTES == 64,
             )
 
         n = types.intp
@@ -165,8 +166,13 @@ def _emit_tile(
     k: Any,
     add: Any,
     vectors: int = VECTORS,
+    in_order: bool = False,
 ) -> Any:
-    """LLVM code of one call. A[i, s] is at a_rows[i] + a_offset(s), row s of B at b_start + s * b_step."""
+    """LLVM code of one call. A[i, s] is at a_rows[i] + a_offset(s), row s of B at b_start + s * b_step.
+
+    in_order: row after row, as it stands here. Left alone, LLVM may load what all MR rows need first, has no registers
+    left for the sums, and moves them to and from the stack in each step: of AVX-512's indirect tile a third was left.
+    """
     lane = ir.IntType(32)
     item, lanes = dtype.bitwidth // 8, _lanes(dtype)
     scalar = context.get_value_type(dtype)
@@ -201,6 +207,8 @@ def _emit_tile(
         everywhere = builder.shuffle_vector(one, undefined, first_lane)
         for j in range(vectors):
             new[i, j] = builder.call(multiply_add, [everywhere, b_vectors[j], sums[i, j]])
+            if in_order:  # no instruction, but one that takes the sum, and behind which no later load may go
+                new[i, j] = builder.asm(ir.FunctionType(vector, [vector]), "", "=v,0,~{memory}", [new[i, j]], True)
     following = builder.add(step, INDEX(1))
     for block, value in ((entry, INDEX(0)), (loop, following)):
         step.add_incoming(value, block)
