@@ -29,7 +29,7 @@ from .device import (
 )
 from .dispatch import KERNELS, Kernel, backend, changed_layout, first_run, layout, own, threads, use
 from .prepared import Prepared
-from .recording import CaptureError, branch, listening, live, made, read
+from .recording import CaptureError, branch, left, listening, live, made, read
 
 # name, folder, compiled implementations beside reference.py
 add = Kernel("add", "elementwise")
@@ -123,6 +123,7 @@ __all__ = [
     "host_copy",
     "is_array",
     "layout",
+    "left",
     "listening",
     "live",
     "made",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .jit import get_num_threads, inner, njit
+from .scratch import scratch
 
 Array = NDArray[Any]
 
@@ -67,14 +68,17 @@ def part(n: int, thread: int, threads: int) -> tuple[int, int]:
     return n * thread // threads, n * (thread + 1) // threads
 
 
-def flat(x: Array, *shape: int) -> Array:
+def flat(x: Array, *shape: int, room: str = "") -> Array:
     """x as a C-contiguous read-only view of `shape`, by default one axis; a copy only where there is no such view.
 
-    Aligned, too: compiled code counts in elements, from one array to another.
+    Aligned, too: compiled code counts in elements, from one array to another. room: names the scratch memory for such
+    a copy of what is often a part of a larger array, as the gradients of what was concatenated are.
     """
     flags = x.flags
     if not (flags.c_contiguous and flags.aligned):
-        x = np.require(x, requirements=("C", "A"))
+        copy = scratch(room, x.shape, x.dtype) if room else np.empty(x.shape, x.dtype)
+        copy[...] = x
+        x = copy
     view = x.reshape(shape or -1)
     view.setflags(write=False)
     return view

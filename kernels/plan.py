@@ -54,7 +54,7 @@ class Value:
 
 
 def view(
-    block: Array, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], device: str
+    block: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], device: str
 ) -> Array:
     """An array in a block of bytes."""
     if device != "cpu":
@@ -99,14 +99,16 @@ def new_block(size: int, device: str) -> Array:
 
 
 class MemoryPool:
-    """Blocks of memory that several recorded steps use in turn: each is as large as the largest of them asks for.
+    """Blocks of memory that several recorded steps use in turn, all in one thread.
 
-    What a step keeps for others does not lie here.
+    A block is as large as the largest step asks for that was recorded before the first was rehearsed; one that asks for
+    more later gets another block. What a step keeps for others does not lie here.
     """
 
     def __init__(self) -> None:
+        self.thread: int | None = None  # that uses it
         self._sizes: dict[str, int] = {}
-        self._blocks: dict[str, Array] = {}
+        self._blocks: dict[str, list[Array]] = {}
 
     def reserve(self, device: str, size: int) -> None:
         """Says what will be asked for, before the first `block` is: so that one block is enough for all."""
@@ -115,12 +117,12 @@ class MemoryPool:
     def block(self, device: str, size: int) -> Array:
         """At least `size` bytes on the device, shared with everybody else who asks."""
         self.reserve(device, size)
-        found = self._blocks.get(device)
-        if found is None or len(found) < size:
-            found = self._blocks[device] = new_block(self._sizes[device], device)
-        return found
+        blocks = self._blocks.setdefault(device, [])
+        if not blocks or len(blocks[-1]) < size:
+            blocks.append(new_block(self._sizes[device], device))
+        return blocks[-1]
 
     @property
     def nbytes(self) -> int:
         """Of all blocks."""
-        return sum(len(block) for block in self._blocks.values())
+        return sum(len(block) for blocks in self._blocks.values() for block in blocks)

@@ -98,16 +98,20 @@ class Tape:
     calls: list[Call] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
     branches: list[Branch] = field(default_factory=list)
+    asked: list[Branch] = field(default_factory=list)  # each question once
 
     def holds(self) -> bool:
         """Whether the step would go the way that was recorded."""
-        return all(same(branch.question(), branch.answer) for branch in self.branches)
+        return all(branch.question() == branch.answer for branch in self.asked)
 
 
 current: "Recorder | Rehearsal | None" = None
 """Who listens to the kernels. One step of the process is recorded at a time, in one thread."""
 
-_one_at_a_time = threading.Lock()
+_one_at_a_time = threading.RLock()
+
+PATIENCE = 300
+"""Seconds that a thread waits for another one to have recorded a step."""
 
 
 def listening() -> bool:
@@ -117,15 +121,18 @@ def listening() -> bool:
 
 @contextmanager
 def listen(listener: "Recorder | Rehearsal") -> Iterator[None]:
-    """Inside, `listener` hears of every kernel call of this thread. CaptureError if somebody else listens already."""
+    """Inside, `listener` hears of every kernel call of this thread. Other threads that want to record wait."""
     global current
-    if not _one_at_a_time.acquire(blocking=False):
-        raise CaptureError("capture: another thread is recording a step; record one after the other")
-    current = listener
+    if not _one_at_a_time.acquire(timeout=PATIENCE):
+        raise CaptureError(
+            f"capture: another thread has been recording a step for {PATIENCE} seconds; if it waits for this one, let "
+            "one of them run without capture"
+        )
+    before, current = current, listener
     try:
         yield
     finally:
-        current = None
+        current = before
         _one_at_a_time.release()
 
 
@@ -144,7 +151,8 @@ def live(function: Callable[..., Any], *args: Any, fills: tuple[Any, DTypeLike, 
 
     Arrays among the arguments, and in lists and tuples there, are those of the replay. Arrays that it returns are
     copied to where the step expects them; in every replay they must have the same shapes. With fills=(shape, dtype,
-    device) it is passed such an array as `out`, and returns nothing else.
+    device) it is passed such an array as `out`, and returns nothing else. Arrays that it is given are lent to it: later
+    calls of the step write over them.
     """
     if current is not None and listening():
         return current.live(function, args, fills)
@@ -162,12 +170,25 @@ def _filled(function: Callable[..., Any], args: Sequence[Any], fills: tuple[Any,
 def branch(question: Callable[[], Any]) -> Any:
     """question(), on which the rest of a step depends. A step for which it is answered otherwise is recorded anew.
 
-    It is asked before a replay begins, so its answer must not depend on what the step does before it asks.
+    It is asked before a replay begins, too, so its answer must not depend on what the step does before it asks, nor on
+    how often it is asked. CaptureError for an answer that can be changed, such as a list.
     """
     answer = question()
     if current is not None and listening():
+        if getattr(type(answer), "__hash__", None) is None or is_device_array(answer):
+            raise CaptureError(
+                f"capture: a branch at {current.line()} is answered by a {type(answer).__name__}, which may change "
+                "behind the answer; answer by a bool, a number or a string"
+            )
         current.branch(question, answer)
     return answer
+
+
+def left(tensor: Any, array: Array) -> Array:
+    """`array`, which becomes the gradient that a tensor, a leaf, is left with; a replay will leave it there, too."""
+    if current is not None and listening():
+        current.leaves[id(tensor)] = weakref.ref(tensor)
+    return array
 
 
 def made(array: Any) -> bool:
@@ -225,9 +246,13 @@ def memory_order(array: Any) -> tuple[int, ...] | None:
 
 
 def fingerprint(array: Array) -> int:
-    """Of a sample of the bytes of an array that owns its memory: another one, nearly always, if it was written to."""
+    """Of the bytes of an array that owns its memory, or of a sample of them where they are many."""
     flat = array.ravel(order="K")
-    return zlib.crc32(flat[:: max(1, flat.size >> 10)].tobytes())
+    return zlib.adler32(flat[:: 1 if flat.nbytes <= SAMPLED else flat.size >> 10].tobytes())
+
+
+SAMPLED = 1 << 18
+"""Bytes; of larger arrays, a write to a few elements may go unnoticed."""
 
 
 def same(a: Any, b: Any) -> bool:
@@ -246,7 +271,8 @@ def same(a: Any, b: Any) -> bool:
         return a.__self__ is b.__self__ and a.__func__ is b.__func__
     if isinstance(getattr(a, "__code__", None), CodeType):
         cells = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (a, b)]
-        return a.__code__ is b.__code__ and same(*cells) and same(a.__defaults__, b.__defaults__)
+        defaults = [(f.__defaults__, f.__kwdefaults__) for f in (a, b)]
+        return a.__code__ is b.__code__ and same(*cells) and same(*defaults)
     if hasattr(a, "__array_ufunc__") and not isinstance(a, np.generic):  # arrays, tensors: others in each step
         return False
     return bool(a == b) or (a != a and b != b)
@@ -276,6 +302,7 @@ class Recorder:
 
     def __init__(self, line: Callable[[], str]) -> None:
         self.line, self.thread, self.tape = line, threading.get_ident(), Tape()
+        self.leaves: dict[int, weakref.ref[Any]] = {}  # tensors that a gradient was left to
         self._known: dict[int, tuple[weakref.ref[Any], int, int]] = {}  # by id of its root: it, value, its address
         self._roots: list[weakref.ref[Any]] = []  # of each value
         self._prints: dict[int, tuple[Any, int, str]] = {}  # by id of a root: it, maybe weakly, fingerprint, line
@@ -314,7 +341,10 @@ class Recorder:
 
     def branch(self, question: Callable[[], Any], answer: Any) -> None:
         """See `branch`."""
-        self.tape.branches.append(Branch(question, answer, self.line()))
+        branch = Branch(question, answer, self.line())
+        self.tape.branches.append(branch)
+        if not any(same(question, other.question) for other in self.tape.asked):
+            self.tape.asked.append(branch)
 
     def use(self, array: Array) -> Use:
         """What an array is to this step."""
@@ -433,7 +463,10 @@ class Plan:
         self.kept = sum(size for (_, kept), size in self.sizes.items() if kept)
         self.least, self.sum = live_bytes(temporary), sum(v.nbytes for v in temporary)
         self.arrays: list[Array] = []
-        self.blocks: list[Array] = []
+        self.constants: set[int] = set()  # ids of uses of what is made anew in each step, always the same
+        self._places: list[tuple[Any, int]] = []  # of each value: memory, and where it begins there
+        self._numbers: dict[int, int] = {}  # of values, by the id of their memory
+        self._blocks: list[Array] = []
 
     def allocate(self) -> None:
         """Takes the memory, and makes each call ready to run on it."""
@@ -441,11 +474,15 @@ class Plan:
             (device, kept): new_block(size, device) if kept else self.pool.block(device, size)
             for (device, kept), size in self.sizes.items()
         }
-        self.blocks = [blocks[value.device, value.kept] for value in self.tape.values]
-        self.arrays = [
-            view(block, v.offset, v.shape, v.strides, v.dtype, v.device)
-            for v, block in zip(self.tape.values, self.blocks, strict=True)
-        ]
+        self._blocks = [*blocks.values()]
+        for number, v in enumerate(self.tape.values):
+            block, start = blocks[v.device, v.kept], v.offset
+            if v.device == "cpu":  # memory of its own, to NumPy: what lies in one place in turn is told apart by it
+                piece = memoryview(block)[start : start + v.nbytes]  # type: ignore[arg-type]
+                block, start = np.frombuffer(piece, np.uint8) if v.nbytes else np.empty(0, np.uint8), 0
+                self._numbers[id(root_of(block))] = number
+            self._places.append((block, start))
+            self.arrays.append(view(block, start, v.shape, v.strides, v.dtype, v.device))
         for call in self.tape.calls:
             call.run = self._bound(call)
 
@@ -472,11 +509,26 @@ class Plan:
         value, array = self.tape.values[use.value], self.arrays[use.value]
         if use.offset == 0 and (array.shape, strides_of(array), array.dtype) == (use.shape, use.strides, use.dtype):
             return array
-        offset = value.offset + use.offset
-        return view(self.blocks[use.value], offset, use.shape, use.strides, use.dtype, value.device)
+        block, start = self._places[use.value]
+        return view(block, start + use.offset, use.shape, use.strides, use.dtype, value.device)
+
+    def holds(self, array: Array) -> bool:
+        """Whether it lies in the memory of a value."""
+        root = root_of(array)
+        return id(root) in self._numbers or any(root is root_of(block) for block in self._blocks)
+
+    def is_that(self, array: Array, use: Use) -> bool:
+        """Whether this is the array that a call is given."""
+        expected = self.array(use)
+        if address(array) != address(expected) or strides_of(array) != strides_of(expected):
+            return False
+        return use.value is None or type(array) in DEVICES or self._numbers.get(id(root_of(array))) == use.value
 
     def device(self, call: Call) -> Device | None:
-        """The device that a kernel's call runs on; None: the CPU, or a live call, which is no part of a graph."""
+        """The device on which a call can be part of a graph; None: on the CPU, called live, or reading numbers on the
+        host, which a graph would keep as they were."""
+        if any(name_of(self.array(use)) == "cpu" and id(use) not in self.constants for use in _uses(call)):
+            return None
         places = [self.tape.values[number].device for number in call.results] + [
             name_of(self.array(use)) for use in _uses(call)
         ]
@@ -501,8 +553,14 @@ def _placed(answer: Any, arrays: Sequence[Array]) -> Any:
 
 def _refill(call: Call, args: Sequence[Any], places: Any) -> None:
     """A live call whose results are copied to their places."""
-    found = call.function(*args)
-    for place_, array in zip(flattened(places), flattened(found), strict=True):
+    found = [*flattened(call.function(*args))]
+    expected = [*flattened(places)]
+    if len(found) != len(expected):
+        raise CaptureError(
+            f"capture: {call.name}, at {call.line}, gave {len(expected)} things when the step was recorded, and gives "
+            f"{len(found)} now; it must give the same each time"
+        )
+    for place_, array in zip(expected, found, strict=True):
         if not is_device_array(place_):
             continue
         if not is_device_array(array) or (array.shape, array.dtype) != (place_.shape, place_.dtype):
@@ -578,6 +636,7 @@ class Rehearsal:
 
     def __init__(self, plan: Plan, line: Callable[[], str]) -> None:
         self.plan, self.line, self.thread = plan, line, threading.get_ident()
+        self.leaves: dict[int, weakref.ref[Any]] = {}
         self._next = self._asked = 0
 
     def call(self, kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -632,7 +691,7 @@ class Rehearsal:
 
     def made(self, array: Array) -> bool:
         """Whether it lies in the plan's memory."""
-        return any(root_of(array) is root_of(block) for block in {id(b): b for b in self.plan.blocks}.values())
+        return self.plan.holds(array)
 
     def _expect(self, name: str) -> Call:
         """The next call of the tape, if it is one of this name."""
@@ -664,11 +723,12 @@ class Rehearsal:
             raise self._other(call, f"{call.name} of {_kind(now)}", _kind(then))
         if (now.shape, now.dtype) != (then.shape, then.dtype):
             raise self._other(call, f"{call.name} of {_kind(now)}", _kind(then))
-        expected = self.plan.array(then)
-        if address(now) == address(expected) and strides_of(now) == then.strides:
+        if self.plan.is_that(now, then):
             return
-        if then.value is None and np.array_equal(to_host(now), to_host(expected), equal_nan=now.dtype.kind == "f"):
-            return  # a constant: made anew in each step, always the same
+        expected, floats = self.plan.array(then), now.dtype.kind == "f"
+        if then.value is None and np.array_equal(to_host(now), to_host(expected), equal_nan=floats):
+            self.plan.constants.add(id(then))
+            return
         if then.value is None:
             raise CaptureError(
                 f"capture: {call.name} at {self.line()} is given {_kind(now)} that no kernel of this step made, and "

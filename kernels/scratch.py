@@ -36,8 +36,10 @@ def scratch(name: str, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
 
     Whoever needs two at once gives them two names, and calls no kernel meanwhile that uses the same.
     """
-    size = shape if isinstance(shape, int) else math.prod(shape)
+    if not isinstance(shape, tuple):
+        shape = (int(shape),)  # of NumPy's, too
+    size = math.prod(shape)
     whole = kept.arrays.get((name, dtype))
     if whole is None or whole.size < size:
         whole = kept.arrays[name, dtype] = aligned(size, np.dtype(dtype))
-    return whole[:size] if isinstance(shape, int) else whole[:size].reshape(shape)
+    return whole[:size].reshape(shape)

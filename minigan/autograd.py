@@ -319,8 +319,8 @@ def _propagate(node: Function, g: Tensor, useful: set[Node], gradients: dict[Nod
 def _accumulate(tensor: Tensor | None, g: Tensor) -> None:
     """`tensor.grad += g`, in an array of its own: the same g may be the gradient of another leaf too."""
     if tensor is not None:
-        old, new = tensor.grad, g.array
-        tensor.grad = kernels.copy(new) if old is None else kernels.as_array(kernels.add(old, new))
+        old, gx = tensor.grad, g.array
+        tensor.grad = kernels.left(tensor, kernels.copy(gx) if old is None else kernels.as_array(kernels.add(old, gx)))
 
 
 # ---- fused ops ----------------------------------------------------------------------------------------------------

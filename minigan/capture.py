@@ -9,7 +9,9 @@ How a step is recorded, and what it may not do, is told in kernels/recording.py;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 
 from . import kernels, recorded
 from .anomaly import calling_line
-from .autograd import _mode
+from .autograd import _mode, is_recording
 from .kernels.plan import MemoryPool
 from .kernels.recording import (
     CaptureError,
@@ -26,13 +28,12 @@ from .kernels.recording import (
     Recorder,
     Rehearsal,
     Run,
-    address,
     is_device_array,
     listen,
     listening,
     replay,
+    root_of,
     same,
-    strides_of,
 )
 from .tensor import Array, Tensor, values_of
 
@@ -44,9 +45,10 @@ def capture(step: Callable[..., Any], *, warmup: int = 0, pool: MemoryPool | Non
 
     The first call records the kernels that the step calls, and their order; the second compares; from then on they are
     called on fixed memory. Parameters, optimizers' states and other tensors that were there before stay what they are.
-    Live, too, are random generators, learning rates and step counters, and the arguments: tensors, arrays or
-    numbers, which become tensors. What the step returns, tensors in tuples, lists and dicts, is written over by the
-    next call, and has no graph. `.grad` of a parameter, if the step leaves it, is that of the last call.
+    Live, too, are random generators, learning rates and step counters, and the arguments: tensors and arrays, of which
+    the step gets copies, and numbers, which become float32 tensors. What the step returns, tensors in tuples, lists and
+    dicts, is written over by the next call, and has no graph. `.grad` of a leaf, if the step leaves it, is that of the
+    last call. A captured step is called in one thread.
 
     warmup: so many calls run the step as it is, before one is recorded: where first steps differ from later ones.
     pool: memory that several captured steps use in turn; by default each has its own.
@@ -65,41 +67,69 @@ class Captured:
         self.step, self.warmup, self.pool = step, warmup, pool
         self.recordings: list[Recording] = []
         self._inputs: tuple[Any, ...] | None = None
+        self._numbers: set[int] = set()  # which of the arguments are Python's numbers
         self._seen = kernels.layout()
+        self._thread: int | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Captured:
+        return Captured(copy.deepcopy(self.step, memo), self.warmup, MemoryPool())
 
     def __call__(self, *inputs: Any) -> Any:
         if listening():
-            return self.step(*inputs)  # as a part of a larger step
+            return _detached(self.step(*inputs))  # as a part of a larger step
         if _mode.anomaly is not None:
             raise CaptureError(
                 f"capture: detect_anomaly() is on at {calling_line()}, which looks at the result of each op, and a "
                 "replay has no ops; call the step itself, without capture, to search"
             )
+        self._refuse_other_threads()
+        own = self._fill(inputs)
         if self.warmup > 0:
             self.warmup -= 1
-            return _detached(self.step(*inputs))
+            return _detached(self.step(*own))
         if self._seen != kernels.layout():
             self.recordings, self._seen = [], kernels.layout()  # tensors or kernels are other ones now
-        own = self._fill(inputs)
         for recording in self.recordings:
-            if recording.tape.holds():
+            if recording.graphs == is_recording() and recording.tape.holds():
                 return recording.replay() if recording.run is not None else recording.rehearse(self.step, own)
+        if len(self.recordings) == WAYS:
+            raise CaptureError(
+                f"capture: the step has gone {WAYS} different ways, and is at {calling_line()} to go another; a branch "
+                "with so many answers is better a number: hand it in as an argument"
+            )
         recording = Recording(self.pool)
         result = recording.record(self.step, own)
+        if self._seen != kernels.layout():
+            raise CaptureError(
+                f"capture: the step itself, called at {calling_line()}, moves tensors to other memory or chooses other "
+                "kernels, so that it would be recorded anew each time; do so before"
+            )
         self.recordings.append(recording)
         return result
+
+    def _refuse_other_threads(self) -> None:
+        here = threading.get_ident()
+        self._thread, self.pool.thread = self._thread or here, self.pool.thread or here
+        if (self._thread, self.pool.thread) != (here, here):
+            raise CaptureError(
+                f"capture: called at {calling_line()} in another thread than before, but a step, or a pool, has one "
+                "memory; capture the step once for each thread"
+            )
 
     def _fill(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """The inputs, copied to where recorded steps read them."""
         if self._inputs is None:
             self._inputs = tuple([_input(i, given) for i, given in enumerate(inputs)])
+            self._numbers = {i for i, given in enumerate(inputs) if isinstance(given, (int, float))}
         if len(inputs) != len(self._inputs):
             raise CaptureError(
                 f"capture: recorded with {len(self._inputs)} arguments, called with {len(inputs)} at {calling_line()}"
             )
-        for i, (place, given) in enumerate(zip(self._inputs, inputs, strict=True)):
-            to, array = values_of(place), values_of(given)
-            if isinstance(given, (int, float)):
+        every = [values_of(place) for place in self._inputs]
+        arrays = [_apart(values_of(given), every) for given in inputs]
+        for i, (place, given, array) in enumerate(zip(self._inputs, inputs, arrays, strict=True)):
+            to = every[i]
+            if isinstance(given, (int, float)) and i in self._numbers:
                 to.fill(given)
             elif not is_device_array(array) or (array.shape, array.dtype) != (to.shape, to.dtype):
                 found = f"{array.dtype} {array.shape}" if is_device_array(array) else repr(given)
@@ -114,6 +144,8 @@ class Captured:
                 )
             else:
                 to[...] = array
+            if isinstance(place, Tensor):
+                place._version[0] += 1
         return self._inputs
 
     @property
@@ -142,9 +174,9 @@ def _input(i: int, given: Any) -> Any:
                 f"capture: argument {i} requires a gradient, at {calling_line()}; what is trained is no argument: let "
                 "the step look it up"
             )
-        return Tensor.of(kernels.host_copy(given.array) if given.device == "cpu" else given.array.copy())
+        return Tensor.of(_copy(given.array))
     if is_device_array(given):
-        return given.copy()
+        return _copy(given)
     if isinstance(given, (int, float)):
         return Tensor(given)
     raise CaptureError(
@@ -153,11 +185,30 @@ def _input(i: int, given: Any) -> Any:
     )
 
 
+def _copy(array: Array) -> Array:
+    """With its axes in the same order of memory: sums over them would else be added up in another."""
+    return array.copy(order="K") if isinstance(array, np.ndarray) else array.copy()
+
+
+def _apart(given: Any, places: Sequence[Array]) -> Any:
+    """An argument's array; a copy of one in the place of another argument, which is about to be written to."""
+    roots = [root_of(place) for place in places]
+    inside = is_device_array(given) and any(root_of(given) is root for root in roots)
+    return _copy(given) if inside else given
+
+
+WAYS = 32
+"""So many recordings a captured step may have."""
+
+
 class Recording:
-    """One way that a step goes."""
+    """One way that a step goes. graphs: whether ops were being recorded, which `no_grad` around it prevents."""
 
     def __init__(self, pool: MemoryPool) -> None:
-        self.pool = pool
+        self.pool, self.graphs = pool, is_recording()
+        self._left: list[tuple[Callable[[], Tensor | None], Array | None]] = []  # leaves and their gradients
+        self._fresh: list[Callable[[], Tensor | None]] = []  # of these, those that had none when the step began
+        self._written: list[Tensor] = []  # what the step returns
         self.plan: Plan | None = None
         self.run: Run | None = None
         self._first: Any = None
@@ -176,12 +227,14 @@ class Recording:
             recorder.finish()
         self.plan = Plan(recorder.tape, self.pool)
         self._first = _arrays(result, recorder.use)
+        self._fresh = list(recorder.leaves.values())
         return result
 
     def rehearse(self, step: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
         """Runs the step again, on the memory that replays use."""
         assert self.plan is not None
         self.plan.allocate()
+        self._fresh = [leaf for leaf in self._fresh if (tensor := leaf()) is not None and tensor.grad is None]
         rehearsal = Rehearsal(self.plan, calling_line)
         with listen(rehearsal):
             result = _detached(step(*inputs))
@@ -189,13 +242,26 @@ class Recording:
         now = _arrays(result, lambda array: array)
         _compare_results(self.plan, now, self._first)
         self.result, self._first = result, None
+        self._written = [tensor for tensor in _tensors(result) if not tensor.is_leaf or tensor.node is None]
+        self._left = [(leaf, tensor.grad) for leaf in rehearsal.leaves.values() if (tensor := leaf()) is not None]
         self.run = replay(self.plan)
         return result
 
     def replay(self) -> Any:
         """Runs what was recorded."""
         assert self.run is not None
+        for leaf in self._fresh:
+            if (tensor := leaf()) is not None and tensor.grad is not None:
+                raise CaptureError(
+                    f"capture: a tensor {tensor.shape} has a gradient at {calling_line()}, to which the step would "
+                    "add, but it had none when the step was recorded; zero_grad() before each call"
+                )
         self.run()
+        for leaf, gradient in self._left:
+            if (tensor := leaf()) is not None:
+                tensor.grad = gradient
+        for tensor in self._written:
+            tensor._version[0] += 1
         return self.result
 
 
@@ -224,6 +290,15 @@ def _arrays(result: Any, describe: Callable[[Array], Any]) -> Any:
     return result
 
 
+def _tensors(result: Any) -> Iterator[Tensor]:
+    """Those in what a step returned."""
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, (Mapping, tuple, list)):
+        for part in result.values() if isinstance(result, Mapping) else result:
+            yield from _tensors(part)
+
+
 def _compare_results(plan: Plan, now: Any, then: Any) -> None:
     """CaptureError unless both steps returned the same, as far as Python made it."""
     if isinstance(then, Mapping) and isinstance(now, Mapping) and now.keys() == then.keys():
@@ -233,10 +308,9 @@ def _compare_results(plan: Plan, now: Any, then: Any) -> None:
         for a, b in zip(now, then, strict=True):
             _compare_results(plan, a, b)
     elif is_device_array(now):
-        expected = plan.array(then)
-        if address(now) == address(expected) and strides_of(now) == strides_of(expected):
+        if plan.is_that(now, then):
             return
-        if then.value is None and np.array_equal(*map(kernels.to_host, (now, expected))):
+        if then.value is None and np.array_equal(*map(kernels.to_host, (now, plan.array(then)))):
             return  # a constant, such as the gradient by what was not used
         raise CaptureError(
             f"capture: the step returns {now.dtype} {now.shape} that none of its kernels made, so that a replay "
@@ -253,7 +327,8 @@ def live(function: Callable[..., Any], *tensors: Any) -> Any:
     """function(*tensors) as a tensor, computed anew at each replay of a captured step; it may return nothing.
 
     For what no kernel does: the next batch, a number that a schedule changes. It gets the tensors of the replay, may
-    read them, and returns an array or a number, of the same shape each time. No gradient flows through it.
+    read them, and returns an array or a number, of the same shape each time. No gradient flows through it. The tensors
+    are lent to it for the call: to keep one, copy it.
     """
     found = kernels.live(partial(_on_tensors, function), *map(values_of, tensors))
     return None if found is None else Tensor.of(found)
@@ -267,7 +342,8 @@ def _on_tensors(function: Callable[..., Any], *arrays: Any) -> Array | None:
 def branch(question: Callable[[], Any]) -> Any:
     """question(), on which the rest of a captured step depends: each answer has a recording of its own.
 
-    It is asked before each replay, so its answer must not depend on what the step does before it asks.
+    It is asked before each replay, so its answer must not depend on what the step does before it asks, nor on how often
+    it is asked.
     """
     return kernels.branch(question)
 

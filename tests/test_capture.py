@@ -1,5 +1,6 @@
 """Steps recorded and replayed: what stays equal to the bit, what stays live, and what is refused in which words."""
 
+import copy
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,8 @@ from on_device import DEVICE, needs_device
 import minigan as mg
 from minigan import capture, kernels, nn
 from minigan.capture import CaptureError
-from minigan.kernels import gpu
+from minigan.kernels import gpu, recording
+from minigan.kernels.device import Device
 from minigan.kernels.plan import MemoryPool, Value, live_bytes, place
 from minigan.optim import SGD, Adam, Optimizer
 from minigan.random import Generator
@@ -80,9 +82,9 @@ def test_a_captured_step_is_the_step(backend: str, optimizer: Callable[..., Opti
         plain, other = Classifier(optimizer=optimizer), Classifier(optimizer=optimizer)
         step = capture(other.step)
         assert_equal_steps(plain, other, step)
-    (recording,) = step.recordings
-    assert recording.run is not None
-    assert any(call.idle for call in recording.tape.calls)  # the points' own scores, which nobody reads
+    (recorded,) = step.recordings
+    assert recorded.run is not None
+    assert any(call.idle for call in recorded.tape.calls)  # the points' own scores, which nobody reads
 
 
 @needs_device
@@ -202,6 +204,113 @@ def test_results_keep_their_structure_and_have_no_graph() -> None:
     assert again["a"][0] is found["a"][0]  # the same tensors each time, written over
 
 
+def test_gradients_are_left_by_replays_too() -> None:
+    def losses(step: Callable[[mg.Tensor], Any], w: mg.Tensor) -> list[list[float]]:
+        optimizer, found = SGD([w], lr=0.1), []
+        for i in range(6):
+            optimizer.zero_grad()
+            step(mg.Tensor([float(i), 1.0]))
+            optimizer.step()
+            found.append(w.numpy().tolist())
+        return found
+
+    plain, captured = (mg.Tensor([1.0, 1.0], requires_grad=True) for _ in range(2))
+    step = capture(lambda x: (captured * x).sum().backward())
+    assert losses(step, captured) == losses(lambda x: (plain * x).sum().backward(), plain)
+    with pytest.raises(CaptureError, match=r"a tensor \(2,\) has a gradient at .*; zero_grad\(\) before each call"):
+        step(mg.Tensor([1.0, 1.0]))
+
+
+def test_modes_are_noticed() -> None:
+    layer, w = nn.BatchNorm1d(2), mg.Tensor([2.0], requires_grad=True)
+    x = mg.Tensor([[1.0, 2.0], [3.0, 5.0]])
+    step = capture(lambda x: layer(x))
+    for mode in (True, True, True, False, False, False, True):
+        layer.train(mode)
+        before = layer.running_mean.numpy().copy()
+        found = step(x).numpy().copy()
+        assert (before == layer.running_mean.numpy()).all() != mode
+        layer.running_mean[:] = before
+        layer.running_var[:] = layer.running_var.numpy()
+        np.testing.assert_allclose(found.mean(axis=0) < 1e-6, mode)
+
+    def backward(x: mg.Tensor) -> mg.Tensor:
+        y = (w * x).sum()
+        if y.requires_grad:
+            y.backward()
+        return y
+
+    captured = capture(backward)
+    for i in range(8):
+        w.grad = None
+        if i % 2:
+            captured(mg.Tensor([3.0]))
+            assert w.grad is not None
+        else:
+            with mg.no_grad():
+                captured(mg.Tensor([3.0]))
+            assert w.grad is None
+
+
+def test_arguments_are_read_before_they_are_written_over() -> None:
+    swap = capture(lambda a, b: (b, a))
+    a, b = mg.Tensor([1.0]), mg.Tensor([2.0])
+    for _ in range(5):
+        a, b = swap(a, b)
+        assert {a.item(), b.item()} == {1, 2}
+
+
+def test_an_old_graph_notices_that_a_result_was_written_over() -> None:
+    w = mg.Tensor([2.0], requires_grad=True)
+    step = capture(lambda x: x * 2)
+    for i in range(3):
+        y = (w * step(mg.Tensor([float(i)]))).sum()
+    step(mg.Tensor([7.0]))
+    with pytest.raises(RuntimeError, match="modified in place after the forward pass"):
+        y.backward()
+
+
+def test_a_weight_that_is_written_by_another_name_is_prepared_anew() -> None:
+    layers = [nn.Conv2d(32, 32, 4, 2, 1) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = mg.Tensor(np.random.default_rng(0).normal(size=(2, 16, 16, 32)).astype(np.float32))
+    with mg.set_conv_algorithm("winograd2"):
+        step = capture(lambda x: layers[1](x))
+        for i in range(6):
+            if i > 2:
+                for layer in layers:
+                    with layer.weight.detach().writing() as array:
+                        array *= 2
+            np.testing.assert_array_equal(step(x).numpy(), layers[0](x).numpy())
+
+
+def test_a_copy_has_memory_of_its_own() -> None:
+    step = capture(lambda x: x + 1)
+    for _ in range(3):
+        first = step(mg.Tensor([1.0]))
+    second = copy.deepcopy(step)(mg.Tensor([5.0]))
+    assert (first.item(), second.item()) == (2, 6)
+
+
+@needs_device
+def test_what_a_graph_would_freeze_runs_between_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, numbers on the host are copied into a graph: here, a graph's launches do what its first did."""
+    numbers = count(1)
+
+    def graph(self: Any, runs: Any) -> Any:
+        frozen = [frozen_arguments(run) for run in runs]
+        return lambda: [run() for run in frozen]
+
+    def frozen_arguments(run: Any) -> Any:
+        args = [a[()] if isinstance(a, np.ndarray) and a.ndim == 0 else a for a in run.args]
+        return lambda: run.func(*args, **run.keywords)
+
+    monkeypatch.setattr(Device, "graph", graph)
+    step = capture(lambda x: x * mg.live(lambda: next(numbers)) + 2)
+    x = mg.Tensor([1.0]).to(DEVICE)
+    assert [step(x).to("cpu").item() for _ in range(5)] == [3, 4, 5, 6, 7]
+
+
 # ---- what cannot be captured ---------------------------------------------------------------------------------------
 
 w = mg.Tensor([1.0, 2.0], requires_grad=True)
@@ -258,6 +367,18 @@ def returns_numpy(x: mg.Tensor) -> Array:
     return x.array * 2
 
 
+def takes_a_neighbour(x: mg.Tensor) -> mg.Tensor:
+    a = x + 1
+    s = a.sum()
+    b = x * 2
+    t = b.sum()
+    return (b if next(numbers) == 1 else a) * 3 + s + t
+
+
+def answers_with_a_list(x: mg.Tensor) -> mg.Tensor:
+    return x if mg.branch(lambda: [1]) else x * 2
+
+
 def returns_a_number(x: mg.Tensor) -> tuple[mg.Tensor, int]:
     return x * 2, next(numbers)
 
@@ -303,6 +424,8 @@ def asks_late(x: mg.Tensor) -> mg.Tensor:
         (weighs, r"multiply at .*: return x \* \(1 / next.* is given float32 \(\) that no kernel of this step"),
         (draws_by_numpy, r"copy at .*rng.normal.* is given float32 \(2,\) that no kernel .* had other values in"),
         (returns_numpy, r"the step returns float32 \(2,\) that none of its kernels made, so that a replay could not"),
+        (takes_a_neighbour, r"multiply of other memory at .*: return \(b if .*, where it was the result of multiply"),
+        (answers_with_a_list, r"a branch at .* is answered by a list, which may change behind the answer; answer by"),
         (returns_a_number, r"the step returned 1 and then 2, which Python made, so that a replay could not renew"),
         (accumulates, r"add at .*: \(w \* x\).sum\(\).backward\(\)"),
         (writes_by_hand, r"float32 \(2,\) was written to by something that is no kernel, between .*: y = w \* x and"),
@@ -372,7 +495,10 @@ def test_anomaly_mode_is_refused() -> None:
         step(mg.Tensor([1.0]))
 
 
-def test_two_threads_cannot_record_at_once() -> None:
+def test_a_step_that_waits_for_another_that_is_recorded_does_not_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recording, "PATIENCE", 0.01)
     found: list[BaseException] = []
 
     def other() -> None:
@@ -388,7 +514,7 @@ def test_two_threads_cannot_record_at_once() -> None:
         return x + 1
 
     capture(step)(mg.Tensor([1.0]))
-    assert "another thread is recording a step" in str(found[0])
+    assert "another thread has been recording a step for 0.01 seconds; if it waits for this one" in str(found[0])
 
 
 def test_an_error_of_the_step_itself_passes() -> None:

@@ -1,5 +1,6 @@
 """A replayed step makes no new arrays, no graph and no tensors; and kernels that are given `out=` allocate nothing."""
 
+import itertools
 import resource
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -12,6 +13,10 @@ from kernel_cases import CASES, IN_PLACE, results
 import minigan as mg
 from minigan import nn, optim
 from minigan.autograd import Function, grad, no_grad
+from minigan.data import DataSet
+from minigan.gan.recipes import RECIPES
+from minigan.gan.run import Training
+from minigan.gan.train import Turns
 from minigan.kernels import KERNELS
 from minigan.random import Generator
 from minigan.tensor import Tensor
@@ -21,7 +26,6 @@ BOUND = 8192  # bytes: views, tuples, lists and numbers, of Python's; an array o
 BY_ARRAYS = {
     "take": "an index of arrays is looked up by NumPy's general code",
     "scatter_add": "an index of arrays is looked up by NumPy's general code",
-    "max_pool2d_index": "no recipe pools; it makes tables of the size of x",
 }
 """Kernels that allocate, and why."""
 
@@ -158,3 +162,21 @@ def test_a_replay_makes_nothing(make: Callable[[], Any], monkeypatch: pytest.Mon
         for _ in range(50):
             captured(*batch)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 50
+
+
+BATCH = 32 * 28 * 28 * (1 + 4)  # bytes: 32 images, from which the numbers are made that the players are given
+
+
+@pytest.mark.parametrize("name", ["cgan", "sagan"])
+def test_a_replay_of_a_recipe_makes_nothing_but_the_batch(name: str) -> None:
+    rng, recipe = np.random.default_rng(0), RECIPES[name]
+    data = DataSet("noise", rng.integers(0, 256, (64, 28, 28, 1)).astype(np.uint8), np.arange(64) % 10, None, None)
+    training = Training(recipe, recipe.parse(["width=8", "batch_size=32", "steps=40"], "test"), data)
+    turns, number = Turns(training.game, training.parts.players), itertools.count(1)
+    for _ in range(4):
+        turns.step(next(number))
+    assert new_bytes(lambda: turns.step(next(number))) < BATCH + 2 * BOUND
+    calls = [call for captured in turns.captured for plan in captured.plans for call in plan.replayed]
+    for call in calls:
+        if call.kind == "kernel":
+            assert new_bytes(call.run) < BOUND, f"{call.name} at {call.line}"

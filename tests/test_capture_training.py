@@ -16,6 +16,7 @@ from minigan.data import RING8, DataSet
 from minigan.gan import (
     EMA,
     NON_SATURATING,
+    RELATIVISTIC,
     WASSERSTEIN,
     Game,
     Latent,
@@ -235,6 +236,250 @@ def test_the_last_batch_is_what_the_players_share() -> None:
         seen.add(game.current.tobytes())
         assert game.current is turns.turns[0].game.current
     assert len(seen) == 5
+
+
+# ---- what callbacks may change ---------------------------------------------------------------------------------------
+
+
+def set_batch_size(game: Game, players: list[Player]) -> None:
+    game.batch_size = 4
+
+
+def set_latent(game: Game, players: list[Player]) -> None:
+    game.latent = Generator(9, "another")
+
+
+def set_prior(game: Game, players: list[Player]) -> None:
+    game.prior = Latent(1, (2,))
+
+
+def set_data(game: Game, players: list[Player]) -> None:
+    game.real = (np.full((6, 2), i, np.float32) for i in count())
+
+
+def set_loss(game: Game, players: list[Player]) -> None:
+    before = players[1].loss
+    players[1].loss = lambda game: (before(game)[0] * 0.5, {})
+
+
+def set_optimizer(game: Game, players: list[Player]) -> None:
+    players[0].optimizer = Adam(players[0].optimizer.params[::-1], 1e-2)
+
+
+def freeze(game: Game, players: list[Player]) -> None:
+    for p in players[0].optimizer.params[:2]:
+        p.requires_grad = False
+
+
+def thaw(game: Game, players: list[Player]) -> None:
+    for p in players[0].optimizer.params:
+        p.requires_grad = True
+
+
+def evaluate(game: Game, players: list[Player]) -> None:
+    players[1].nets[0].eval()
+
+
+def learn(game: Game, players: list[Player]) -> None:
+    players[1].nets[0].train()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {5: set_batch_size},
+        {5: set_latent},
+        {5: set_prior},
+        {5: set_data},
+        {5: set_loss},
+        {5: set_optimizer},
+        {5: freeze, 9: thaw},
+        {5: evaluate, 9: learn},
+        {4: freeze, 5: set_loss, 9: set_batch_size},
+    ],
+    ids=lambda changes: ", ".join(change.__name__ for change in changes.values()),
+)
+def test_what_a_callback_changes_is_seen(changes: dict[int, Callable[..., None]]) -> None:
+    """After each change one update is recorded, and one rehearsed: all others are replays."""
+    runs, steps = [], 12
+
+    def look(game: Game, players: list[Player], rows: Rows, step: int, logs: Logs) -> None:
+        rows.append(logs)
+        if step in changes:
+            changes[step](game, players)
+
+    for capture in (False, True):
+        game, players = small()
+        rows: Rows = []
+        train(game, players, steps, [partial(look, game, players, rows)], capture=capture)
+        runs.append((rows, weights(players)))
+    (rows, moved), (found, captured) = runs
+    assert found == rows
+    assert all(np.array_equal(a, b) for a, b in zip(moved, captured, strict=True))
+
+
+def test_what_was_met_before_is_not_recorded_again() -> None:
+    game, players = small()
+    in_python = count_losses(players)
+
+    def turn(step: int, logs: Logs) -> None:
+        (thaw if step % 2 else freeze)(game, players)
+
+    train(game, players, 12, [turn])
+    assert (in_python.count("d"), in_python.count("g")) == (5, 3)
+
+
+# ---- batches of several shapes ---------------------------------------------------------------------------------------
+
+SIZES = (6, 6, 4)
+
+
+class Ragged:
+    """Batches of other sizes in turn, the first rows of those of an iterator; `size`: of the last one."""
+
+    def __init__(self, whole: Any, sizes: tuple[int, ...] = SIZES) -> None:
+        self.whole, self.sizes, self.fetched = whole, sizes, 0
+
+    def __iter__(self) -> "Ragged":
+        return self
+
+    def __next__(self) -> Array:
+        rows: Array = next(self.whole)[: self.sizes[self.fetched % len(self.sizes)]]
+        self.fetched, self.size = self.fetched + 1, len(rows)
+        return rows
+
+
+def make_ragged(game: Game) -> Ragged:
+    ragged = Ragged(game.real)
+    game.real = ragged
+    return ragged
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"objective": WASSERSTEIN, "penalty": two_penalties, "d_updates": lambda: lambda step: 2},
+        {"objective": RELATIVISTIC},
+        {"objective": RELATIVISTIC, "d_updates": lambda: lambda step: step % 3},
+        {"objective": RELATIVISTIC, "d_updates": lambda: lambda step: 4 if step == 2 else 1},
+    ],
+    ids=["gan", "critic", "needs_real", "needs_real of D's last update", "needs_real, phases"],
+)
+def test_batches_of_two_sizes(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the end of an epoch gives. Nothing is fetched beyond what the updates take."""
+    monkeypatch.setitem(globals(), "STEPS", 15)
+    runs = both_ways(lambda game, players: make_ragged(game), **options)
+    (_, _, plain), (_, _, captured) = runs
+    assert captured.fetched == plain.fetched
+
+
+@pytest.mark.parametrize("name", ["gan", "vae-gan", "acgan", "ragan", "autoencoder", "cgan", "matching"])
+def test_recipes_with_batches_of_two_sizes(name: str) -> None:
+    """Labels, too. An update of each size runs in Python twice, and the first one."""
+    runs = []
+    for capture in (False, True):
+        t = training(name)
+        ragged, labels = Ragged(t.game.real, (4, 4, 3)), t.game.labels_of_batch
+        t.game.real = ragged
+        if labels is not None:
+            t.game.labels_of_batch = lambda ragged=ragged, labels=labels: labels()[: ragged.size]
+        rows, in_python = list[Logs](), count_losses(t.parts.players)
+        train(t.game, t.parts.players, 9, [lambda _, logs, rows=rows: rows.append(logs)], capture=capture)  # type: ignore[misc]
+        assert in_python.count(t.parts.players[0].name) == (5 if capture else 9)
+        runs.append((rows, t.state(), ragged.fetched))
+    (rows, plain, n), (found, captured, m) = runs
+    assert (found, m) == (rows, n)
+    assert_same_state(captured, plain)
+
+
+def test_what_is_asked_before_and_after_a_batch_is_taken() -> None:
+    """`current` and labels are those of the last batch that was taken, though the next one has been looked at."""
+    runs = []
+    for capture in (False, True):
+        game, players = small()
+        ragged, rows = make_ragged(game), list[Logs]()
+        game.labels_of_batch = lambda ragged=ragged: np.arange(ragged.size) + ragged.fetched
+        D = players[0].nets[0]
+
+        def loss(game: Game, D: Any = D) -> tuple[mg.Tensor, Found]:
+            old = mg.Tensor(game.current)  # a copy: the next batch may be written there
+            before = {"old": old.mean(), "old_labels": mg.Tensor.of(game.labels()).sum()}
+            x = mg.Tensor.of(game.images())
+            new = mg.Tensor.of(game.current)
+            after = {"new": new.mean(), "labels": mg.Tensor.of(game.labels()).sum(), "x": x.mean()}
+            return D(x).mean() + D(old).mean() * 2 + D(new).mean() * 3, {**before, **after}
+
+        players[0].loss = loss
+        game.images()
+        train(game, players[:1], 24, [lambda _, logs, rows=rows: rows.append(logs)], capture=capture)  # type: ignore[misc]
+        assert all(row["new"] == row["x"] for row in rows)
+        assert [row["old"] for row in rows[1:]] == [row["new"] for row in rows[:-1]]
+        assert [row["old_labels"] for row in rows[1:]] == [row["labels"] for row in rows[:-1]]
+        runs.append(rows)
+    assert runs[0] == runs[1]
+
+
+def test_current_of_an_update_that_takes_a_batch_needs_no_other_recording() -> None:
+    game, players = small()
+    make_ragged(game)
+    D = players[0].nets[0]
+    players[0].loss = lambda game: (D(mg.Tensor.of(game.images())).mean() + D(mg.Tensor.of(game.current)).mean(), {})
+    in_python = count_losses(players)
+    train(game, players[:1], 15)
+    assert len(in_python) == 1 + 2 * 2
+
+
+class Epochs:
+    """Three batches, then the end, then three others: as a loader that is asked again."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.data, self.asked, self.error = Generator(0, "epochs"), 0, error
+
+    def __iter__(self) -> "Epochs":
+        return self
+
+    def __next__(self) -> Array:
+        self.asked += 1
+        if self.asked % 4 == 0:
+            raise self.error(self.asked)
+        return self.data.normal((6 - self.asked // 8, 2))
+
+
+@pytest.mark.parametrize("error", [StopIteration, OSError])
+@pytest.mark.parametrize("d_updates", [1, 2])
+def test_the_data_end_or_fail(error: type[Exception], d_updates: int) -> None:
+    """It is raised as it is, at the same update, and the next step goes on with what comes then."""
+    runs = []
+    for capture in (False, True):
+        game, players = small(d_updates=lambda step: d_updates)
+        game.real, noted = Epochs(error), list[Any]()
+        turns = Turns(game, players, capture)
+        for step in range(1, 16):
+            try:
+                noted.append(turns.step(step))
+            except error as raised:
+                noted.append(str(raised))
+        runs.append((noted, [w.tobytes() for w in weights(players)]))
+    assert runs[0] == runs[1]
+    assert "4" in runs[1][0]
+
+
+def test_a_batch_that_was_only_looked_at_is_forgotten() -> None:
+    """When a training begins anew, after an error between the two, and its data may have been restored."""
+    game, players = small()
+    game.real = (np.full((6, 2), i, np.float32) for i in count())
+    assert game._coming() == ((6, 2), "float32")
+    assert game._coming() == game._coming()
+    Turns(game, players)
+    assert game.images()[0, 0] == 1
+    assert game.images()[0, 0] == 2
+
+
+def test_current_before_the_first_batch() -> None:
+    game, players = small(objective=RELATIVISTIC)
+    with pytest.raises(ValueError, match=r"^there is no current batch yet; a player that calls game\.images\(\) "):
+        train(game, players[::-1], 1)
 
 
 def test_inside_detect_anomaly_nothing_is_replayed() -> None:

@@ -197,6 +197,15 @@ def test_a_matrix_product_into_its_own_factor(dtype: Any) -> None:
     np.testing.assert_array_equal(kernels.matmul(a, right, out=right), expected)
 
 
+def test_what_is_joined_is_contiguous() -> None:
+    """NumPy's result has its axes in an order of its own choice, as with a label's channels beside an image."""
+    x, maps = np.ones((2, 5, 5, 1)), np.broadcast_to(np.arange(6.0).reshape(2, 1, 1, 3), (2, 5, 5, 3))
+    joined = kernels.concatenate([x, maps], 3)
+    assert not np.concatenate([x, maps], 3).flags.c_contiguous
+    assert joined.flags.c_contiguous
+    np.testing.assert_array_equal(joined, np.concatenate([x, maps], 3))
+
+
 # ---- refusals --------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +228,28 @@ def test_refused_arrays() -> None:
         refused = r"^batch_norm_apply: x is float64 \(2, 3\), so each .* float64 \(3,\), not float64 \(2,\)$"
         with pytest.raises(ValueError, match=refused):
             kernels.batch_norm_apply(x, v, v, v, np.ones(2))
+
+
+def test_a_refused_update_is_refused_again_and_writes_nothing() -> None:
+    one = np.ones(4, np.float32)
+    options = {"lr": 1.0, "momentum": 0.5, "weight_decay": 0.0, "first": [False, False]}
+    refused = r"^sgd: writes into a C-contiguous float32 \(4,\), not a "
+    with kernels.use("cpu"):
+        columns = np.ones((4, 2), np.float32)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=f"{refused}non-contiguous"):
+                kernels.sgd([columns[:, 0]], [one], None, **options)
+        assert (columns == 1).all()
+        p, buffers, fixed = [one.copy(), one.copy()], [one.copy(), one.copy()], frozen(one.copy())
+        kernels.sgd(p, [one, one], buffers, **options)  # so that the addresses of both buffers are known
+        before = copies([*p, *buffers])
+        for _ in range(2):
+            with pytest.raises(ValueError, match=f"{refused}read-only"):
+                kernels.sgd(p, [one, one], [buffers[0], fixed], **options)
+        np.testing.assert_array_equal([*p, *buffers, fixed], [*before, one])
+        other = one.copy()
+        kernels.sgd(p, [one, one], [buffers[0], other], **options)
+        np.testing.assert_array_equal([*buffers, other], [1.75 * one, 1.5 * one, 1.5 * one])
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -367,6 +398,14 @@ def test_a_shorter_draw_is_the_start_of_a_longer_one(dtype: Any, backend: str) -
         for n in (1, 2, 3, 5, 30):
             for make in (kernels.uniform, kernels.normal):
                 np.testing.assert_array_equal(make(3, 9, n, dtype), make(3, 9, 31, dtype)[:n])
+
+
+@both
+def test_how_many_may_be_a_number_of_numpy(backend: str) -> None:
+    with kernels.use(backend):
+        for draw in (kernels.uniform, kernels.normal):
+            expected = draw(1, 0, 3, np.float32)
+            np.testing.assert_array_equal(draw(1, 0, np.int64(3), np.float32), expected)
 
 
 @dtypes

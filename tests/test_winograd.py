@@ -29,7 +29,7 @@ numba = pytest.importorskip("numba")
 from minigan.kernels import simd  # noqa: E402
 from minigan.kernels.conv2d import direct, few_channels, winograd  # noqa: E402
 from minigan.kernels.conv2d.transform import distance, transform  # noqa: E402
-from minigan.kernels.prepared import memory_for  # noqa: E402
+from minigan.kernels.prepared import _shelves, memory_for  # noqa: E402
 
 # All four F(m, R) and both dtypes, in four combinations of eight: each takes a quarter of a minute to compile.
 DTYPES = {2: np.float32, 3: np.float64}
@@ -447,8 +447,21 @@ def test_explain_conv_checks_shapes(x: Any, w: Any, message: str) -> None:
 # ---- prepared weights ------------------------------------------------------------------------------------------------
 
 
+def slot_at() -> Callable[[int], Prepared]:
+    """A slot, at any version of its weight."""
+    counter = [0]
+    slot = Prepared(counter)
+
+    def at(version: int) -> Prepared:
+        counter[0] = version
+        return slot.at(version)
+
+    return at
+
+
 def test_a_slot_computes_once_a_version_and_lets_go_after_as_many_uses_as_before() -> None:
-    slot, computed = Prepared(), Counter[str]()
+    at, computed = slot_at(), Counter[str]()
+    slot = at(0)
 
     def get(key: str) -> Any:
         def compute() -> Any:
@@ -457,12 +470,11 @@ def test_a_slot_computes_once_a_version_and_lets_go_after_as_many_uses_as_before
 
         return slot.get(key, compute)
 
-    slot.at(0)
     first = get("a")
-    assert [get("a") is first, get("a") is first, slot.at(0) is slot, get("b")[0]] == [True, True, True, 1]
+    assert [get("a") is first, get("a") is first, at(0) is slot, get("b")[0]] == [True, True, True, 1]
     assert computed == {"a": 1, "b": 1}
     assert set(slot._arrays) == {"a", "b"}
-    slot.at(1)
+    at(1)
     assert not slot._arrays
     second = get("a")
     assert second[0] == 2
@@ -471,8 +483,8 @@ def test_a_slot_computes_once_a_version_and_lets_go_after_as_many_uses_as_before
     assert get("a") is second  # for the third time, as in the version before
     assert get("b")[0] == 2
     assert not slot._arrays
-    slot.at(2)
-    slot.at(3)  # two writes in a row: clipping comes after the update
+    at(2)
+    at(3)  # two writes in a row: clipping comes after the update
     for _ in range(3):
         get("a")
     assert not slot._arrays
@@ -481,11 +493,28 @@ def test_a_slot_computes_once_a_version_and_lets_go_after_as_many_uses_as_before
 
 
 def test_what_a_slot_lets_go_of_serves_the_next_version() -> None:
-    slot, places = Prepared(), set()
+    at, places = slot_at(), set()
     for version in range(4):
-        array = slot.at(version).get("u", lambda: memory_for(100, np.dtype(np.float32)))
+        array = at(version).get("u", lambda: memory_for(100, np.dtype(np.float32)))
         places.add(array.ctypes.data)
     assert len(places) == 1
+
+
+def test_what_slots_let_go_of_serves_all_and_is_gone_with_the_last_of_them() -> None:
+    kind, compute = (101, np.dtype(np.float32)), lambda: memory_for(101, np.dtype(np.float32))
+    first, second, places = slot_at(), slot_at(), set()
+    for version in range(3):
+        for at in (first, second):  # one after the other, as the layers of a net in which each lets go at once
+            places.add(at(version).get("u", compute).ctypes.data)
+            if not version:
+                at(-1)
+    assert len(places) == 1
+    memory = weakref.ref(_shelves[kind][0].base)
+    del at, first
+    assert memory() is not None
+    del second
+    assert memory() is None
+    assert kind not in _shelves
 
 
 @pytest.fixture
@@ -673,10 +702,10 @@ def test_each_dtype_has_its_own_transformed_weight(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(winograd, "instance", lambda m, r: SimpleNamespace(weights=weights))
     weight = mg.nn.Conv2d(5, 6, 4, 2, 1).weight
-    slot = Prepared()
+    at = slot_at()
     for version, dtype in enumerate((np.float32, np.float64, np.float32)):
         weight.replace((weight.array + 1).astype(dtype))
-        u = winograd._transformed(weight.array, DCGAN, 2, False, slot.at(version))
+        u = winograd._transformed(weight.array, DCGAN, 2, False, at(version))
         assert u.dtype == dtype
         assert (u == weight.array.flat[0]).all()
 

@@ -50,7 +50,7 @@ def bias_act_backward(gy: Array, y: Array, slope: float, out: tuple[Array, Array
         return gx, gb
     rows = flat(y, -1, *C)
     sums = scratch("sums", (-(-len(rows) // ROWS), *C), np.float64)
-    _bias_act_backward(y.size, flat(gy, -1, *C), rows, y.dtype.type(slope), gx.reshape(-1, *C), sums)
+    _bias_act_backward(y.size, flat(gy, -1, *C, room="gy"), rows, y.dtype.type(slope), gx.reshape(-1, *C), sums)
     _add_up(sums, gb)
     return gx, gb
 
@@ -106,7 +106,7 @@ def _unary(op: str, run: Any, x: Array, out: Array | None, *scalars: float) -> A
 def _binary(op: str, run: Any, gy: Array, xy: Array, out: Array | None, *scalars: float) -> Array:
     check(op, gy, xy)
     gx = result(op, out, gy.shape, gy.dtype)
-    run(gy.size, flat(gy), flat(xy), gx.reshape(-1), *map(gy.dtype.type, scalars))
+    run(gy.size, flat(gy, room="gy"), flat(xy), gx.reshape(-1), *map(gy.dtype.type, scalars))
     return gx
 
 

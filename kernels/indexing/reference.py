@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..scratch import scratch
+
 Array = NDArray[Any]
 Pair = tuple[int, int]
 
@@ -51,7 +53,8 @@ def scatter_add(g: Array, index: Any, shape: tuple[int, ...], out: Array | None 
 
 def concatenate(arrays: Sequence[Array], axis: int, out: Array | None = None) -> Array:
     """The arrays one behind the other along an axis that they already have."""
-    return np.concatenate(arrays, axis=axis, out=out)
+    joined = np.concatenate(arrays, axis=axis, out=out)
+    return np.ascontiguousarray(joined) if out is None else joined  # its axes may be in any order that arrays have
 
 
 def pad(x: Array, widths: Sequence[Pair], value: float = 0.0, out: Array | None = None) -> Array:
@@ -68,12 +71,26 @@ def max_pool2d_index(x: Array, window: Pair, stride: Pair, padding: Pair, out: A
 
     The first one wins at ties, in row order, and a NaN wins over everything.
     """
-    (kh, kw), (ph, pw) = window, padding
-    flat = np.pad(np.arange(x.size).reshape(x.shape), ((0, 0), (ph, ph), (pw, pw), (0, 0)), mode="edge")
-    padded = pad(x, ((0, 0), (ph, ph), (pw, pw), (0, 0)), -np.inf)
-    steps = (slice(None), slice(None, None, stride[0]), slice(None, None, stride[1]))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (kh, kw), (1, 2))[steps]
-    places = np.lib.stride_tricks.sliding_window_view(flat, (kh, kw), (1, 2))[steps]
-    best = windows.reshape(*windows.shape[:4], kh * kw).argmax(-1)[..., None]  # (N, OH, OW, C, 1)
-    index = np.take_along_axis(places.reshape(*places.shape[:4], kh * kw), best, -1)[..., 0]
-    return index if out is None else copy(index, out)
+    N, H, W, C = x.shape
+    OH, OW = ((x.shape[1 + i] + 2 * padding[i] - window[i]) // stride[i] + 1 for i in (0, 1))
+    shape = N, OH, OW, C
+    index = np.empty(shape, np.int64) if out is None else out
+    best, value = scratch("best", shape, x.dtype), scratch("value", shape, x.dtype)
+    better, number = scratch("better", shape, np.bool_), scratch("number", shape, np.bool_)
+    place = scratch("place", shape, np.int64)
+    for u, v in np.ndindex(*window):
+        rows = np.clip(np.arange(OH) * stride[0] - padding[0] + u, 0, H - 1)  # for padding its neighbour in the window
+        columns = np.clip(np.arange(OW) * stride[1] - padding[1] + v, 0, W - 1)
+        place[...] = np.arange(N)[:, None, None, None] * (H * W * C)
+        place += rows[:, None, None] * (W * C)
+        place += columns[:, None] * C
+        place += np.arange(C)
+        np.take(x.reshape(-1), place, out=value, mode="wrap")
+        if u == v == 0:
+            best[...], index[...] = value, place
+            continue
+        np.logical_not(np.less_equal(value, best, out=better), out=better)  # also where one is NaN
+        better &= np.equal(best, best, out=number)
+        np.copyto(best, value, where=better)
+        np.copyto(index, place, where=better)
+    return index

@@ -137,13 +137,14 @@ class _Table:
                 self.groups = []
             for j in changed:
                 array = row[j]
-                known[j] = weakref.ref(array)
+                reference: Any = weakref.ref(array)
                 if j != 1:
                     result(op, array, array.shape, array.dtype)
                 elif not (array.flags.c_contiguous and array.flags.aligned):
-                    array, known[j] = flat(array), _nothing
+                    array, reference = flat(array), _nothing
                     copies.append(array)
                 self.addresses[i, j] = array.ctypes.data
+                known[j] = reference  # last: of what was refused, nothing is known
         if not self.groups:
             self._group(arrays[0])
         return copies

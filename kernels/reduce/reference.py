@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import NDArray
 
 from ..scratch import scratch
@@ -34,13 +35,20 @@ def amax_share(x: Array, largest: Array, axis: Axis = None, out: Array | None = 
 
 def logsumexp(x: Array, axis: Axis = None, keepdims: bool = False, out: Array | None = None) -> Array:
     """log(sum(exp(x))) without overflow: the largest element is taken out first."""
-    largest = np.amax(x, axis=axis, keepdims=True)
-    shift = np.where(np.isfinite(largest), largest, 0).astype(x.dtype)
-    terms = np.subtract(x, shift, out=scratch("terms", x.shape, x.dtype))
+    axes = range(x.ndim) if axis is None else normalize_axis_tuple(axis, x.ndim)
+    kept = tuple([1 if i in axes else n for i, n in enumerate(x.shape)])
+    shift, total = scratch("shift", kept, x.dtype), scratch("total", kept, x.dtype)
+    infinite, terms = scratch("infinite", kept, np.bool_), scratch("terms", x.shape, x.dtype)
+    np.amax(x, axis=axis, keepdims=True, out=shift)
+    np.logical_not(np.isfinite(shift, out=infinite), out=infinite)
+    np.copyto(shift, 0, where=infinite)
+    np.exp(np.subtract(x, shift, out=terms), out=terms)
+    np.sum(terms, axis=axis, keepdims=True, out=total)
     with np.errstate(divide="ignore"):  # log(0) = -inf is the right answer for a row of -inf
-        total = np.log(np.sum(np.exp(terms, out=terms), axis=axis, keepdims=True)) + shift
+        np.log(total, out=total)
+    total += shift
     result = total if keepdims else np.squeeze(total, axis=axis)
     if out is None:
-        return np.asarray(result)
+        return result.copy()
     out[...] = result
     return out

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any
 
 from .. import kernels, nn
 from ..autograd import _mode, grad, no_grad
@@ -32,6 +33,9 @@ Logs = dict[str, float]
 Found = Mapping[str, float | Tensor]
 """What a loss gives to be logged. Tensors, of one number each, are read after the update."""
 
+Kind = tuple[tuple[int, ...], str, str]
+"""Of a batch: shape, dtype, device."""
+
 Callback = Callable[[int, Logs], None]
 Hook = Callable[[], object]
 
@@ -42,35 +46,106 @@ class NotFiniteError(FloatingPointError):
 
 @dataclass
 class Game:
-    """What all players share: where real images and codes come from, and the device that they go to."""
+    """What all players share: where real images and codes come from, and the device that they go to.
+
+    Batches may be of several shapes: an update is recorded for each. The next one's decides which recording is
+    replayed, so it may be fetched before its update begins, but never one that the update does not take. (Of an update
+    that takes several batches only the first may change its shape; else CaptureError.)
+    """
 
     real: Iterator[Array]  # batches (N, H, W, C)
     latent: Generator
     prior: Latent | int  # what codes are made of; a number: of so many normal numbers
     batch_size: int
     device: str = "cpu"
-    labels_of_batch: Callable[[], Array] | None = None
+    labels_of_batch: Callable[[], Array] | None = None  # those of the batch that `real` gave last
+
+    def __post_init__(self) -> None:
+        self._ahead: tuple[Array, Array | None] | None = None  # images, labels: fetched, but not taken yet
+        self._end: StopIteration | None = None  # met, but not told yet
+        self._labels: Array | None = None  # of the batch that was taken last
+        self._last: Kind | None = None  # which of these copies is of it
+        self._copies: dict[Kind, Array] = {}
+        self._took: bool | None = None  # whether the update that Python runs now has taken a batch; None: no update
 
     def images(self) -> Array:
-        """The next batch of real images. `current` is a copy of it, in memory that the next one is written to."""
-        batch: Array = kernels.live(self._next)
+        """The next batch of real images. `current` is a copy of it, in memory that others like it are written to."""
+        kernels.live(self._make_ready)  # raises what the data raises
+        kernels.branch(self._coming)
+        batch: Array = kernels.live(self._take)
+        if self._took is not None:
+            self._took = True
         return batch
 
-    def _next(self) -> Array:
-        batch = kernels.move(next(self.real), self.device)
-        here = getattr(self, "current", None)
-        if here is None or (type(here), here.shape, here.dtype) != (type(batch), batch.shape, batch.dtype):
-            self.current: Array = batch.copy()
+    def _fetch(self) -> Array:
+        """The next batch, which stays the next until it is taken."""
+        if self._end is not None:
+            end, self._end = self._end, None
+            raise end
+        if self._ahead is None:
+            batch = next(self.real)
+            self._ahead = batch, None if self.labels_of_batch is None else self.labels_of_batch()
+        return self._ahead[0]
+
+    def _make_ready(self) -> None:
+        self._fetch()
+
+    def _coming(self) -> tuple[tuple[int, ...], str] | None:
+        """What the next batch is like; None: there is none, as who then asks for it will be told."""
+        try:
+            batch = self._fetch()
+        except StopIteration as end:
+            self._end = end
+            return None
+        return batch.shape, str(batch.dtype)
+
+    def _take(self) -> Array:
+        assert self._ahead is not None
+        (fetched, self._labels), self._ahead = self._ahead, None
+        batch = kernels.move(fetched, self.device)
+        self._last = kind = batch.shape, str(batch.dtype), self.device
+        if kind in self._copies:
+            self._copies[kind][...] = batch  # where recorded steps of other players read it
         else:
-            here[...] = batch  # where recorded steps of other players read it
+            self._copies[kind] = batch.copy()
         return batch
+
+    @property
+    def current(self) -> Array:
+        """A copy of the batch that was taken last. ValueError before the first one."""
+        kind = self._last if self._took else kernels.branch(self._kind_of_last)
+        if kind is None:
+            raise ValueError("there is no current batch yet; a player that calls game.images() has to play before")
+        return self._copies[kind]
+
+    def _kind_of_last(self) -> Kind | None:
+        return self._last
+
+    @contextmanager
+    def update(self) -> Iterator[None]:
+        """Inside, a player's update is run by Python. If it takes a batch, `current` is of a shape that it knows."""
+        self._took = False
+        try:
+            yield
+        finally:
+            self._took = None
+
+    def begin(self) -> None:
+        """Forgets what an update that failed has left, since when the data may have been restored."""
+        self._ahead = self._end = self._labels = None
 
     def labels(self) -> Array:
         """The labels, int64 (batch_size,), of the last batch. ValueError if the images have none."""
         if self.labels_of_batch is None:
             raise ValueError("these images have no labels, which a conditional GAN needs; train on others (data=)")
-        found: Array = kernels.live(self.labels_of_batch)
+        found: Array = kernels.live(self._labels_of_last)
         return found
+
+    def _labels_of_last(self) -> Array:
+        if self._labels is not None:
+            return self._labels
+        assert self.labels_of_batch is not None
+        return self.labels_of_batch()
 
     def z(self) -> Tensor:
         """A batch of new codes: (batch_size, prior.size)."""
@@ -84,7 +159,8 @@ class Player:
 
     loss(game) returns the number to minimise and what to log. The hooks in `before` are called when the gradients are
     there and the weights have not moved; those in `after` when they have (hooks.py has some of both). Hooks are called
-    at each update, replayed or not, and may do anything.
+    at each update, replayed or not, and may do anything. Gradients, as all that a replay makes, are written over by the
+    next update: what a hook keeps, it copies.
     """
 
     name: str
@@ -122,6 +198,7 @@ class Turns:
     def __init__(self, game: Game, players: Sequence[Player], capture: bool = True) -> None:
         self.turns = [_Turn(game, *pair) for pair in zip(players, of_others(players), strict=True)]
         pool = MemoryPool()
+        game.begin()
         self.captured = [Captured(turn.update, warmup=1, pool=pool) for turn in self.turns] if capture else []
 
     def step(self, number: int) -> Logs:
@@ -148,10 +225,19 @@ class _Turn:
 
     def __init__(self, game: Game, player: Player, others: Sequence[Tensor]) -> None:
         self.game, self.player, self.others, self.number = game, player, others, 0
+        parameters = [*(p for net in player.nets for p in net.parameters()), *player.optimizer.params]
+        self.own = [*{id(p): p for p in parameters}.values()]
+
+    def _way(self) -> tuple[Any, ...]:
+        """What may be changed between two updates, and is not looked at again in a replay."""
+        game, player = self.game, self.player
+        shared = game.latent, game.prior, game.batch_size, game.device
+        return player.loss, player.optimizer, *shared, *[p.requires_grad for p in self.own]
 
     def update(self) -> Found:
         """One of them; what is to be logged. See `train`."""
-        with frozen(self.others):
+        kernels.branch(self._way)
+        with self.game.update(), frozen(self.others):
             loss, found = self.player.loss(self.game)
             if loss.size != 1:
                 raise ValueError(
@@ -198,9 +284,11 @@ def train(
     gradients are dropped.
 
     capture: from each player's third update on, what its loss does and the gradients are replayed, to the same bits,
-    so its Python is not run; hooks and callbacks are. What these change of weights, optimizers and data is seen, what
-    they change of the nets' layers or of which weights are frozen is not. False runs each update as it is, to watch
-    or to debug it; so does `detect_anomaly()`.
+    so its Python is not run; hooks and callbacks are. What these change of weights, optimizers and data is seen, and
+    so are the fields of the game and the players, `train()` and `eval()`, and which weights are frozen: of what an
+    update has not met before, the next one is recorded. What they change of the nets' layers is not seen, and a number
+    that a loss reads, such as a penalty's weight, stays what it was when it was recorded: keep it in a tensor, or read
+    it through `minigan.live`. False runs each update as it is, to watch or to debug it; so does `detect_anomaly()`.
 
     NotFiniteError, before its player is updated by it, if a loss is NaN or infinite. CaptureError, which names the
     line, if an update cannot be replayed.

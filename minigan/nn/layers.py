@@ -129,7 +129,7 @@ class BatchNorm1d(Module):
             self.beta,
             self.running_mean,
             self.running_var,
-            self.training,
+            self.is_training(),
             self.momentum,
             self.eps,
             slope,
@@ -299,7 +299,7 @@ class Dropout(Module):
         self.p = p
 
     def forward(self, x: Any) -> Tensor:
-        return ops.dropout(x, self.p, self.training)
+        return ops.dropout(x, self.p, self.is_training())
 
     def options(self) -> str:
         return f"{self.p}"

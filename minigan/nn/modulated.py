@@ -38,7 +38,7 @@ class ModulatedBatchNorm2d(Module):
                 f"x {x.shape}, but is {c.shape}"
             )
         one = ones(self.channels, dtype=x.dtype, device=x.device)
-        statistics = self.running_mean, self.running_var, self.training, self.momentum
+        statistics = self.running_mean, self.running_var, self.is_training(), self.momentum
         z = ops.batch_norm(x, one, one - one, *statistics, self.eps)
         per_channel = len(x), 1, 1, self.channels
         return z * (1 + self.gain(c)).reshape(per_channel) + self.bias(c).reshape(per_channel)

@@ -89,6 +89,14 @@ class Module:
             module.training = mode
         return self
 
+    def is_training(self) -> bool:
+        """`training`, for `forward`: a captured step is recorded anew where it has changed."""
+        mode: bool = kernels.branch(self._mode)
+        return mode
+
+    def _mode(self) -> bool:
+        return self.training
+
     def eval(self: M) -> M:
         """The opposite of `train`."""
         return self.train(False)

@@ -29,7 +29,7 @@ class GaussianNoise(Module):
 
     def forward(self, x: Any) -> Tensor:
         y: Tensor = x
-        if self.training and kernels.branch(self._is_on):
+        if self.is_training() and kernels.branch(self._is_on):
             sigma = Tensor.of(kernels.live(self._current, x.dtype))
             y = x + sigma * Tensor.of(self.generator.normal(x.shape, x.dtype, x.device))
         return y

@@ -90,7 +90,7 @@ class SpectralNorm(Reparametrized):
                 kernels.copy(vector.array, out=array)
 
     def weight(self) -> Tensor:
-        if self.training:
+        if self.is_training():
             self.iterate(self.iterations)
         u, v = _unit(self.u), _unit(self.v)  # a moving average of unit vectors (EMA) is shorter
         return self.layer.weight * (v @ self.matrix() @ u) ** -1

@@ -85,8 +85,8 @@ def _slot(w: Tensor) -> kernels.Prepared | None:
     if w._leaf is None or w._prepared is False or not w.array.flags.owndata or kernels.made(w.array):
         return None
     if w._prepared is None:
-        w._prepared = kernels.Prepared()
-    slot: kernels.Prepared = w._prepared.at(w.version)
+        w._prepared = kernels.Prepared(w._version)
+    slot: kernels.Prepared = w._prepared
     return slot
 
 
