@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import count, pairwise
+from itertools import pairwise
 from math import prod
 from typing import Any
 from zlib import crc32
@@ -213,10 +213,12 @@ def _build_convolution(
     a, b = _to(device, first, second)
     if kernel == "conv2d_weight":
         return Contenders(lambda: run(a, b, g), truth, rivals, axes=WEIGHT)
-    kept, changing, versions = kernels.Prepared(), kernels.Prepared(), count()
+    version = [0]
+    kept, changing = kernels.Prepared([0]), kernels.Prepared(version)
 
     def fresh() -> Any:
-        return run(a, b, g, prepared=changing.at(next(versions)))
+        version[0] += 1
+        return run(a, b, g, prepared=changing)
 
     transforms = device == "cpu" and algorithm != "direct"
     return Contenders(lambda: run(a, b, g, prepared=kept), truth, rivals, fresh=fresh if transforms else None)

@@ -596,7 +596,7 @@ def _leave_out_copies(tape: Tape) -> None:
 
 
 IN_PLACE = {
-    *("leaky_relu_backward", "tanh_backward", "sigmoid_backward", "elu_backward", "batch_norm_backward"),
+    *("leaky_relu_backward", "tanh_backward", "sigmoid_backward", "elu_backward"),
     *("add", "subtract", "multiply", "divide", "negative"),
 }
 """Kernels whose first result may be written over their first argument: they read each number before they write it."""

@@ -288,15 +288,18 @@ def test_a_replay_shows_its_kernels_and_those_of_live_calls(clock: Clock) -> Non
 
 def test_a_replay_of_another_thread_runs_unseen() -> None:
     captured, x = mg.capture(lambda x: mg.exp(x)), mg.zeros(2)
-    for _ in range(2):
-        captured(x)
     found: list[mg.Tensor] = []
+
+    def other() -> None:
+        found.extend(captured(x) for _ in range(4))
+
     with mg.profile() as p:
-        thread = threading.Thread(target=lambda: found.append(captured(x)))
+        thread = threading.Thread(target=other)
         thread.start()
         thread.join()
     assert p.kernels == []
-    assert found[0].array.tolist() == [1, 1]
+    assert captured.recordings[0].run is not None
+    assert found[3].array.tolist() == [1, 1]
 
 
 def test_it_prints_when_the_block_ends(capsys: pytest.CaptureFixture[str]) -> None:
