@@ -4,7 +4,7 @@
                 earlier calls, and which line of the program asked for it.
     rehearsal   The next step runs as ever, too, but each result goes to the place that plan.py gave it, and each call
                 is compared with the one that was noted. Two steps that do not do the same are no step to replay.
-    replay      The list of calls, from first to last: no graph, no tensors, no new arrays.
+    replay      The list of calls, from first to last: no graph, no tensors, no new arrays but what live calls make.
 
 What is no kernel call, but has to happen in every step, is wrapped in `live`: it is called again at each replay.
 Random numbers, batches of data, learning rates and counters get in by this door. What a step may do in one way or
@@ -438,7 +438,7 @@ class Plan:
     """A tape with memory: `shared`, which other steps may use between two runs of this one, and `kept`.
 
     Two kinds of calls a replay leaves out: those whose results nobody reads, and copies of what nobody reads
-    afterwards, which share the memory of what they copy.
+    afterwards, which share the memory of what they copy. Large results of some are written over what they read.
 
     peak: bytes of the shared memory; least: what is needed at once at the worst moment; sum: of all its values.
     kept: bytes of what outlasts the step.

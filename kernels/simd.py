@@ -171,7 +171,7 @@ def _emit_tile(
     """LLVM code of one call. A[i, s] is at a_rows[i] + a_offset(s), row s of B at b_start + s * b_step.
 
     in_order: row after row, as it stands here. Left alone, LLVM may load what all MR rows need first, has no registers
-    left for the sums, and moves them to and from the stack in each step: of AVX-512's indirect tile a third was left.
+    left for the sums, and moves them to and from the stack in each step, as it did in AVX-512's indirect tile.
     """
     lane = ir.IntType(32)
     item, lanes = dtype.bitwidth // 8, _lanes(dtype)
