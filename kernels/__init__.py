@@ -4,12 +4,13 @@ The table below is the whole list. One folder is one story: `reference.py` speci
 Shape letters, the same in every kernel: N batch, H W image, C channels in, O channels out, KH KW window, S stride,
 P padding. Images are NHWC, weights (KH, KW, C, O), gradients `gx gw gy`. Every kernel takes `out=`, a writable
 C-contiguous array of the result's shape and dtype that is overwritten whole, and returns it; without it the result
-is a new array. The optimizers' kernels work in place instead. Two convolutions take `prepared=`, room beside a weight
-for what they make of it. Kernels never see a Tensor.
+is a new array. The optimizers' kernels work in place instead. All convolutions but conv2d_weight take `prepared=`, room
+beside a weight for what they make of it. Kernels never see a Tensor.
 """
 
 from .conv2d.algorithm import conv_algorithm, explain_conv, set_conv_algorithm
 from .conv2d.geometry import Geometry
+from .conv2d.precision import conv_precision, set_conv_precision
 from .device import (
     DEVICES,
     as_array,
@@ -29,7 +30,7 @@ from .device import (
 )
 from .dispatch import KERNELS, Kernel, backend, changed_layout, first_run, layout, own, threads, use
 from .prepared import Prepared
-from .recording import CaptureError, branch, left, listening, live, made, read
+from .recording import CaptureError, ahead, branch, early, left, listening, live, made, read, written
 
 # name, folder, compiled implementations beside reference.py
 add = Kernel("add", "elementwise")
@@ -87,15 +88,32 @@ matmul = Kernel("matmul", "linear", "cpu", "cuda")
 conv2d = Kernel("conv2d", "conv2d", "cpu", "cuda")
 conv_transpose2d = Kernel("conv_transpose2d", "conv2d", "cpu", "cuda")
 conv2d_weight = Kernel("conv2d_weight", "conv2d", "cpu", "cuda")
+conv2d_bias_act = Kernel("conv2d_bias_act", "conv2d", "cpu", "cuda")
+conv_transpose2d_bias_act = Kernel("conv_transpose2d_bias_act", "conv2d", "cpu", "cuda")
+conv2d_statistics = Kernel("conv2d_statistics", "conv2d", "cpu", "cuda")
+conv_transpose2d_statistics = Kernel("conv_transpose2d_statistics", "conv2d", "cpu", "cuda")
 
 batch_norm_statistics = Kernel("batch_norm_statistics", "batch_norm", "cpu", "cuda")
+batch_norm_rstd = Kernel("batch_norm_rstd", "batch_norm", "cuda")
+batch_norm_running = Kernel("batch_norm_running", "batch_norm", "cuda")
 batch_norm_apply = Kernel("batch_norm_apply", "batch_norm", "cpu", "cuda")
 batch_norm_backward = Kernel("batch_norm_backward", "batch_norm", "cpu", "cuda")
+
+sigmoid_cross_entropy = Kernel("sigmoid_cross_entropy", "loss", "cuda")
+sigmoid_cross_entropy_backward = Kernel("sigmoid_cross_entropy_backward", "loss", "cuda")
+mean_difference = Kernel("mean_difference", "loss", "cuda")
+mean_difference_backward = Kernel("mean_difference_backward", "loss", "cuda")
+row_squares = Kernel("row_squares", "loss", "cuda")
+row_squares_backward = Kernel("row_squares_backward", "loss", "cuda")
+slope_penalty = Kernel("slope_penalty", "loss", "cuda")
+slope_penalty_backward = Kernel("slope_penalty_backward", "loss", "cuda")
+interpolate = Kernel("interpolate", "loss", "cuda")
 
 sgd = Kernel("sgd", "optimizer", "cpu", "cuda")
 rmsprop = Kernel("rmsprop", "optimizer", "cpu", "cuda")
 adam = Kernel("adam", "optimizer", "cpu", "cuda")
 clip_weights = Kernel("clip_weights", "optimizer", "cpu", "cuda")
+moving_average = Kernel("moving_average", "optimizer", "cuda")
 
 dropout_mask = Kernel("dropout_mask", "random", "cuda")
 philox = Kernel("philox", "random", "cpu", "cuda")
@@ -109,6 +127,7 @@ __all__ = [
     "Geometry",
     "Kernel",
     "Prepared",
+    "ahead",
     "as_array",
     "backend",
     "beside",
@@ -116,8 +135,10 @@ __all__ = [
     "changed_layout",
     "checked",
     "connect",
+    "early",
     "empty",
     "conv_algorithm",
+    "conv_precision",
     "explain_conv",
     "first_run",
     "host_copy",
@@ -135,9 +156,11 @@ __all__ = [
     "read",
     "read_only",
     "set_conv_algorithm",
+    "set_conv_precision",
     "synchronize",
     "threads",
     "to_host",
     "use",
+    "written",
     *KERNELS,
 ]

@@ -7,7 +7,9 @@ element type and tile sizes from -D macros, so that a kernel is compiled once fo
 import functools
 import importlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,11 @@ __all__ = [
     "device_of",
     "options",
     "real",
+    "realigned",
+    "recording_a_graph",
     "result",
     "sources",
+    "table",
 ]
 
 KERNELS_FOLDER = Path(__file__).resolve().parent
@@ -58,6 +63,11 @@ def result(op: str, out: Any, x: Any, shape: tuple[int, ...]) -> Array:
 def aligned(*arrays: Any) -> bool:
     """Whether arrays begin at multiples of 16 bytes, as loads of 4 floats must."""
     return all(a.data.ptr % 16 == 0 for a in arrays)
+
+
+def realigned(array: Array) -> Array:
+    """The array, or a copy of it that begins where loads of 4 floats can."""
+    return array if aligned(array) else array.copy()
 
 
 def ceil_div(n: int, by: int) -> int:
@@ -134,8 +144,8 @@ class Source:
     ) -> None:
         """Runs `kernel` on the device of the arrays in `args`.
 
-        args: device arrays, which must be C-contiguous; ints, passed as C int; NumPy scalars, passed as they are. A
-        Python float is refused: its C type is float or double, and only the caller knows which.
+        args: device arrays, which must be C-contiguous; ints, passed as C int; NumPy scalars, passed as they are; None,
+        a null pointer. A Python float is refused: its C type is float or double, and only the caller knows which.
         macros: the -D macros of the compilation. shared: bytes of dynamic shared memory.
         reaches: arrays that the kernel finds by addresses stored in an argument.
 
@@ -149,19 +159,29 @@ class Source:
                 raise ValueError(f"{kernel}: argument {i} of shape {a.shape} is not C-contiguous; pass contiguous(...)")
         if max(grid[1:], default=1) > 65_535 or grid[0] >= 1 << 31:
             raise OverflowError(f"{kernel}: CUDA launches no grid of {tuple(grid)} blocks; use smaller batches")
-        function = self._function(device, kernel, tuple(sorted(macros.items())))
+        function = self._function(device, kernel, tuple(sorted(macros.items())), shared)
+        if _recording.kept is not None:
+            _recording.kept.append((values, reaches))
         if device.name == "emulator":
             function(tuple(grid), tuple(block), values, shared_mem=shared, touches=tuple(reaches))
         else:
+            values = tuple([NULL if value is None else value for value in values])
             function(tuple(grid), tuple(block), values, shared_mem=shared)
 
     @functools.cache  # noqa: B019 - sources live as long as the program
-    def _function(self, device: Device, kernel: str, macros: tuple[tuple[str, Any], ...]) -> Any:
-        return self._module(device, macros).get_function(kernel)
+    def _function(self, device: Device, kernel: str, macros: tuple[tuple[str, Any], ...], shared: int) -> Any:
+        function = self._module(device, macros).get_function(kernel)
+        if shared:  # a block has 48 KB without asking, static arrays included
+            function.max_dynamic_shared_size_bytes = max(shared, function.max_dynamic_shared_size_bytes)
+        return function
 
     @functools.cache  # noqa: B019
     def _module(self, device: Device, macros: tuple[tuple[str, Any], ...]) -> Any:
         return device.load(code=self.text, options=options(dict(macros)))
+
+
+NULL = np.uint64(0)
+"""For CuPy, of whose None kernels get the address -1 (github.com/cupy/cupy/issues/9046)."""
 
 
 def _inlined(file: Path) -> str:
@@ -181,7 +201,7 @@ def options(macros: Macros) -> tuple[str, ...]:
 
 
 def _scalar(kernel: str, value: Any) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
+    if value is None or isinstance(value, (np.generic, np.ndarray)):
         return value
     if isinstance(value, int):
         if not -(1 << 31) <= value < 1 << 31:
@@ -202,11 +222,39 @@ def addresses(arrays: Sequence[Any]) -> Array:
 
 @functools.lru_cache(maxsize=256)
 def _address_table(device: Device, pointers: tuple[int, ...]) -> Array:
-    return device.xp.array(np.array(pointers, np.uint64))
+    return table(device, np.array(pointers, np.uint64))
+
+
+class _Recording(threading.local):
+    kept: list[Any] | None = None
+
+
+_recording = _Recording()
+"""While this thread records a CUDA graph: what its launches are given, which has to live as long as the graph."""
+
+
+@contextmanager
+def recording_a_graph(kept: list[Any]) -> Iterator[None]:
+    """Inside, what launches are given is kept in the list."""
+    before, _recording.kept = _recording.kept, kept
+    try:
+        yield
+    finally:
+        _recording.kept = before
+
+
+def table(device: Device, values: Array) -> Array:
+    """A copy on the device, for its caller to keep and use again.
+
+    RuntimeError while a graph is recorded: the copy would become a part of it, and nothing be there before its launch.
+    """
+    if _recording.kept is not None:
+        raise RuntimeError("a table would have to be sent to the device meanwhile")
+    return device.array(values)
 
 
 def sources() -> list[Source]:
-    """Every .cu file of the engine: the modules that declare them, kernels/*/cuda.py, are imported now."""
-    for module in sorted(KERNELS_FOLDER.glob("*/cuda.py")):
-        importlib.import_module(f"{__package__}.{module.parent.name}.cuda")
+    """Every .cu file of the engine: the modules that declare them, kernels/*/cuda*.py, are imported now."""
+    for module in sorted(KERNELS_FOLDER.glob("*/cuda*.py")):
+        importlib.import_module(f"{__package__}.{module.parent.name}.{module.stem}")
     return SOURCES

@@ -39,6 +39,13 @@ class Device:
             return self.xp.ndarray(np.ndarray(shape, dtype, block.host, offset, strides))
         return self.xp.ndarray(shape, dtype, block.data + offset, strides)
 
+    def send(self, host: Array, block: Any) -> None:
+        """Copies bytes of the host to a block of the device. `host` may be written to as soon as this returns."""
+        if self.name == "emulator":
+            block.host[...] = host
+        else:
+            block.set(host)  # of pageable memory, which CUDA stages first
+
     def graph(self, runs: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
         """What runs all of them, kernels' launches: one launch of a CUDA graph on a GPU, a list elsewhere."""
         if self.name == "cuda":

@@ -2,9 +2,13 @@
 
 import ctypes
 import importlib
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+from . import cuda
 
 MINIMUM = 75
 """The oldest architecture that the kernels compile for: compute capability 7.5, Turing, 2018."""
@@ -78,26 +82,73 @@ def driver_version() -> int | None:
 
 
 def graph(runs: Sequence[Callable[[], Any]]) -> Callable[[], None]:
-    """The kernels that `runs` launch, recorded as a CUDA graph: what launches them all at once.
+    """The kernels that `runs` launch, recorded as a CUDA graph: what launches them all at once, on the current stream.
 
-    Each must have run before, so that its kernels are compiled. Memory that one takes for itself comes from a pool that
-    lives as long as the graph: from the common one it would be handed out again, and the graph would still write to it.
+    Each must have run before, so that its kernels are compiled and its tables are in place. Memory that one takes for
+    itself comes from a pool that lives as long as the graph, and so do the arrays that launches are given: from the
+    common pool such memory would be handed out again, and the graph would still use it.
+
+    A call that CUDA cannot record, as one that copies from the host, is left out of it and run between two graphs; a
+    warning names it.
     """
     cupy = _cupy()
-    stream, pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
+    stream, pool, kept, recorded = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool(), list[Any](), None
     cupy.cuda.get_current_stream().synchronize()
-    with stream, cupy.cuda.using_allocator(pool.malloc):
+    failed: int | None = None
+    number, error = 0, Exception()
+    with cuda.recording_a_graph(kept), stream, cupy.cuda.using_allocator(pool.malloc):
         stream.begin_capture()
         try:
-            for run in runs:
+            for number, run in enumerate(runs):  # noqa: B007 - number says how far it came
                 run()
-        finally:
+        except Exception as raised:  # CuPy's are of many classes
+            failed, error = number, raised
+        except BaseException:  # somebody does not want to wait: nothing is to be recorded by this stream any more
+            with suppress(Exception):
+                stream.end_capture()
+            raise
+        try:
             recorded = stream.end_capture()
+        except Exception as raised:
+            if failed is None:
+                return _one_by_one(runs, raised)
+    if failed is not None:
+        _warn(_name(runs[failed]), "is", error)
+        parts = [graph(part) if part else None for part in (runs[:failed], runs[failed + 1 :])]
+        return _in_turn([part for part in (parts[0], runs[failed], parts[1]) if part is not None])
 
-    def launch(graph: Any = recorded, memory: Any = pool) -> None:
+    def launch(graph: Any = recorded, memory: Any = (pool, kept)) -> None:
         graph.launch(cupy.cuda.get_current_stream())
 
     return launch
+
+
+def _one_by_one(runs: Sequence[Callable[[], Any]], error: Exception) -> Callable[[], None]:
+    """Without a graph: it is not known which of the calls CUDA has refused."""
+    _warn(" or ".join(dict.fromkeys(map(_name, runs))), "and all beside it are", error)
+    return _in_turn(runs)
+
+
+def _in_turn(runs: Sequence[Callable[[], Any]]) -> Callable[[], None]:
+    def run() -> None:
+        for each in runs:
+            each()
+
+    return run
+
+
+def _name(run: Callable[[], Any]) -> str:
+    function = getattr(run, "func", run)
+    return str(getattr(function, "name", getattr(function, "__qualname__", function)))
+
+
+def _warn(name: str, are: str, error: Exception) -> None:
+    warnings.warn(
+        f"CUDA does not record {name} in a graph ({error}): in a captured step it {are} launched by the host each "
+        "time, which is right, but slower",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def _cupy() -> Any:

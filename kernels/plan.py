@@ -24,8 +24,8 @@ ALIGNMENT = 64
 class Value:
     """A result of a recorded call, in the order of its memory: `order` lists its axes from the slowest to the fastest.
 
-    born, last: numbers of the calls that make it and that read it last. kept: it has to outlast the step. alias: the
-    value whose place it shares.
+    born, last: numbers of the calls that make it and that read it last. kept: it has to outlast the step. ahead: it is
+    given before the step begins. alias: the value whose place it shares.
     """
 
     shape: tuple[int, ...]
@@ -35,6 +35,7 @@ class Value:
     born: int
     last: int
     kept: bool = False
+    ahead: bool = False
     alias: int | None = None
     offset: int = 0
 
@@ -42,6 +43,11 @@ class Value:
     def nbytes(self) -> int:
         """Of its place: whole cache lines."""
         return -(-prod(self.shape) * self.dtype.itemsize // ALIGNMENT) * ALIGNMENT
+
+    @property
+    def block(self) -> str:
+        """Which of its device's blocks it lies in: "ahead", "kept" or "shared"."""
+        return "ahead" if self.ahead else "kept" if self.kept else "shared"
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -74,6 +80,14 @@ def place(values: Sequence[Value]) -> int:
             value.offset = max(value.offset, other.offset + other.nbytes)
         placed.append(value)
     return max((v.offset + v.nbytes for v in values), default=0)
+
+
+def side_by_side(values: Sequence[Value]) -> int:
+    """Gives each value an offset behind the one before; the size of the block, in bytes."""
+    end = 0
+    for value in values:
+        value.offset, end = end, end + value.nbytes
+    return end
 
 
 def live_bytes(values: Sequence[Value]) -> int:

@@ -7,8 +7,15 @@
     replay      The list of calls, from first to last: no graph, no tensors, no new arrays but what live calls make.
 
 What is no kernel call, but has to happen in every step, is wrapped in `live`: it is called again at each replay.
-Random numbers, batches of data, learning rates and counters get in by this door. What a step may do in one way or
-another, it asks by `branch`.
+What needs nothing of the step's kernels, but gives them numbers, is wrapped in `ahead`: it is called again, too, but
+before the kernels that it stands among, right behind the last live call. What all of them give between two live calls
+travels to a device as one copy. Random counters, batches of data and learning rates get in by this door, so that
+nothing stands between kernels, and a GPU runs them as one graph.
+
+    the step     ahead  kernel  ahead  kernel  live  kernel  ahead  kernel
+    a replay     ahead  ahead  copy  [kernel  kernel]  live  ahead  copy  [kernel  kernel]      [one graph]
+
+What a step may do in one way or another, it asks by `branch`.
 
 An array that no call of this step made is either the same memory in both steps, such as a weight, and is read and
 written where it lies; or new in each but of equal values, and is a constant; or neither, which is refused.
@@ -18,7 +25,7 @@ import functools
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -26,10 +33,10 @@ from types import CodeType
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-from .device import DEVICES, Device, connect, empty, name_of, to_host
-from .plan import MemoryPool, Value, live_bytes, new_block, place, view
+from .device import DEVICES, Device, connect, move, name_of, to_host
+from .plan import MemoryPool, Value, live_bytes, new_block, place, side_by_side, view
 
 Array = NDArray[Any]
 Run = Callable[[], Any]
@@ -62,7 +69,8 @@ class Made:
 class Call:
     """One call of a step. results: the numbers of its values. run: itself, on planned memory.
 
-    kind: "kernel", "live", or "view", which takes no time in a replay: its result is memory that is there already.
+    kind: "kernel", "live", "ahead", or "view", which takes no time in a replay: its result is memory that is there
+    already.
     """
 
     kind: str
@@ -146,25 +154,45 @@ def _deaf() -> Iterator[None]:
         current = listener
 
 
-def live(function: Callable[..., Any], *args: Any, fills: tuple[Any, DTypeLike, str] | None = None) -> Any:
+def live(function: Callable[..., Any], *args: Any) -> Any:
     """function(*args), called again at every replay of a step that is being recorded; its kernels are not recorded.
 
     Arrays among the arguments, and in lists and tuples there, are those of the replay. Arrays that it returns are
-    copied to where the step expects them; in every replay they must have the same shapes. With fills=(shape, dtype,
-    device) it is passed such an array as `out`, and returns nothing else. Arrays that it is given are lent to it: later
-    calls of the step write over them.
+    copied to where the step expects them; in every replay they must have the same shapes. Arrays that it is given are
+    lent to it: later calls of the step write over them.
     """
     if current is not None and listening():
-        return current.live(function, args, fills)
-    return _filled(function, args, fills)
+        return current.live(function, args)
+    return function(*args)
 
 
-def _filled(function: Callable[..., Any], args: Sequence[Any], fills: tuple[Any, DTypeLike, str] | None) -> Any:
-    if fills is None:
-        return function(*args)
-    out = empty(*fills)
-    function(*args, out=out)
-    return out
+def ahead(function: Callable[..., Any], *args: Any, device: str = "cpu", back: Run | None = None) -> Any:
+    """function(*args), a NumPy array or numbers, as an array on the device; None for a function that gives nothing.
+
+    A step that is being recorded calls it again at every replay: behind the live call that stands before it, or first
+    of all, but before the kernels in between. Of those that stand between the same live calls the order stays, and what
+    they gave then goes to each device as one copy. So it may depend on what live functions and others that were called
+    ahead have done, but on nothing that a kernel does: what functions called ahead gave on the CPU is the only kind of
+    array that it may be given, else CaptureError.
+
+    back: undoes what it has counted. A replay calls it if, before the next live call, anything raises: then it is as if
+    the kernels had not been asked for.
+    """
+    if current is not None and listening():
+        return current.ahead(function, args, device, back)
+    return _sent(function, device, *args)
+
+
+def early(function: Callable[..., Any], *args: Any, device: str = "cpu") -> Any:
+    """`ahead` where its arrays are all such as that may be given, else called where it stands, as a live call is."""
+    if current is not None and listening() and not current.knows(args):
+        return current.live(_sent, (function, device, *args))
+    return ahead(function, *args, device=device)
+
+
+def _sent(function: Callable[..., Any], device: str, *args: Any) -> Any:
+    found = function(*args)
+    return None if found is None else move(np.asarray(found), device)
 
 
 def branch(question: Callable[[], Any]) -> Any:
@@ -194,6 +222,17 @@ def left(tensor: Any, array: Array) -> Array:
 def made(array: Any) -> bool:
     """Whether it is memory of the step that is being recorded: each replay makes it anew."""
     return current is not None and listening() and current.made(array)
+
+
+def written(array: Any, count: Callable[[], None]) -> None:
+    """count(), which counts a write to the array: at each replay, too, unless it is memory of the step.
+
+    On a device, where no kernel keeps anything beside a weight, it does not matter when: it is called ahead.
+    """
+    if made(array):
+        count()
+    else:
+        (live if name_of(array) == "cpu" else ahead)(count)
 
 
 def read(array: Any) -> Any:
@@ -306,12 +345,15 @@ class Recorder:
         self._known: dict[int, tuple[weakref.ref[Any], int, int]] = {}  # by id of its root: it, value, its address
         self._roots: list[weakref.ref[Any]] = []  # of each value
         self._prints: dict[int, tuple[Any, int, str]] = {}  # by id of a root: it, maybe weakly, fingerprint, line
+        self._early: set[int] = set()  # values that were given ahead on the CPU, and that nobody may have written to
 
     def call(self, kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Runs kernel(*args, **options) and notes it."""
         given = mapped(self.use, args), {key: mapped(self.use, option) for key, option in options.items()}
         call = Call("kernel", kernel.name, kernel, *given, self.line())
         self._refuse_changed(call.line, args, tuple(options.values()))
+        if kernel.in_place or options.get("out") is not None:
+            self._early.difference_update(use.value for use in _uses(call))
         with _deaf():
             result = kernel(*args, **options)
         if not kernel.in_place and options.get("out") is None:
@@ -327,17 +369,42 @@ class Recorder:
         self._fingerprint(args, tuple(options.values()), result)
         return result
 
-    def live(self, function: Callable[..., Any], args: tuple[Any, ...], fills: Any) -> Any:
+    def live(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """See `live`."""
-        call = Call("live", _name(function), function, mapped(self.use, args), {"fills": fills}, self.line())
+        call = Call("live", _name(function), function, mapped(self.use, args), {}, self.line())
         self._refuse_changed(call.line)
+        self._early.difference_update(use.value for use in _uses(call))
         with _deaf():
-            result = mapped(_own_copy, function(*args)) if fills is None else _filled(function, args, fills)
+            result = mapped(_own_copy, function(*args))
         self._define(call, result)
         self.tape.calls.append(call)
         self._prints.clear()  # it may have written anywhere
         self._fingerprint(args, result)
         return result
+
+    def ahead(self, function: Callable[..., Any], args: tuple[Any, ...], device: str, back: Run | None) -> Any:
+        """See `ahead`."""
+        line = self.line()
+        if not self.knows(args):
+            raise CaptureError(
+                f"capture: {_name(function)}, called ahead at {line}, is given an array, which a replay has not "
+                "computed yet when it calls the function; wrap it in kernels.live(function, array) instead"
+            )
+        call = Call("ahead", _name(function), function, mapped(self.use, args), {"device": device, "back": back}, line)
+        if call.args:
+            self._refuse_changed(line, args)
+        with _deaf():
+            result = mapped(_own_copy, _sent(function, device, *args))
+        self._define(call, result)
+        if device == "cpu":
+            self._early.update(call.results)
+        self.tape.calls.append(call)
+        self._fingerprint(result)
+        return result
+
+    def knows(self, args: tuple[Any, ...]) -> bool:
+        """Whether a replay has all arrays among the arguments before the kernels: functions called ahead gave them."""
+        return all(self.use(a).value in self._early for a in flattened(args) if is_device_array(a))
 
     def branch(self, question: Callable[[], Any], answer: Any) -> None:
         """See `branch`."""
@@ -392,7 +459,8 @@ class Recorder:
             root, number, now = root_of(array), len(self.tape.values), len(self.tape.calls)
             order = memory_order(array)
             assert order is not None
-            self.tape.values.append(Value(array.shape, order, array.dtype, name_of(array), now, now))
+            value = Value(array.shape, order, array.dtype, name_of(array), now, now, ahead=call.kind == "ahead")
+            self.tape.values.append(value)
             self._known[id(root)] = weakref.ref(root), number, address(array)
             self._roots.append(weakref.ref(root))
             numbers.append(number)
@@ -435,13 +503,14 @@ def _name(function: Any) -> str:
 
 
 class Plan:
-    """A tape with memory: `shared`, which other steps may use between two runs of this one, and `kept`.
+    """A tape with memory: "shared", which other steps may use between two runs of this one, "kept", and "ahead", for
+    what functions called ahead give: one block a device, in their order, so that one copy fills what neighbours give.
 
     Two kinds of calls a replay leaves out: those whose results nobody reads, and copies of what nobody reads
     afterwards, which share the memory of what they copy. Large results of some are written over what they read.
 
     peak: bytes of the shared memory; least: what is needed at once at the worst moment; sum: of all its values.
-    kept: bytes of what outlasts the step.
+    kept: bytes of what outlasts the step. sent: bytes of what is given ahead.
     """
 
     def __init__(self, tape: Tape, pool: MemoryPool) -> None:
@@ -449,34 +518,44 @@ class Plan:
         _leave_out_unread(tape)
         _leave_out_copies(tape)
         _write_in_place(tape)
-        self.sizes: dict[tuple[str, bool], int] = {}
+        self.sizes: dict[tuple[str, str], int] = {}  # of each device's blocks
         own = [value for value in tape.values if value.alias is None]
         for device in dict.fromkeys(value.device for value in own):
-            for kept in (False, True):
-                self.sizes[device, kept] = place([v for v in own if (v.device, v.kept) == (device, kept)])
-            pool.reserve(device, self.sizes[device, False])
+            for block in ("shared", "kept", "ahead"):
+                inside = [v for v in own if (v.device, v.block) == (device, block)]
+                self.sizes[device, block] = (side_by_side if block == "ahead" else place)(inside)
+            pool.reserve(device, self.sizes[device, "shared"])
         for value in tape.values:
             if value.alias is not None:
-                value.offset, value.kept = tape.values[value.alias].offset, tape.values[value.alias].kept
-        temporary = [value for value in own if not value.kept]
-        self.peak = sum(size for (_, kept), size in self.sizes.items() if not kept)
-        self.kept = sum(size for (_, kept), size in self.sizes.items() if kept)
+                there = tape.values[value.alias]
+                value.offset, value.kept = there.offset, there.kept
+        temporary = [value for value in own if value.block == "shared"]
+        self.peak, self.kept, self.sent = (
+            sum(size for (_, of), size in self.sizes.items() if of == block) for block in ("shared", "kept", "ahead")
+        )
         self.least, self.sum = live_bytes(temporary), sum(v.nbytes for v in temporary)
         self.arrays: list[Array] = []
         self.constants: set[int] = set()  # ids of uses of what is made anew in each step, always the same
         self._places: list[tuple[Any, int]] = []  # of each value: memory, and where it begins there
         self._numbers: dict[int, int] = {}  # of values, by the id of their memory
         self._blocks: list[Array] = []
+        self._hosts: dict[str, Array] = {}  # by device: a block of the host, which is copied to its block "ahead"
+        self._aheads: dict[str, Array] = {}  # by device: that block
 
     def allocate(self) -> None:
         """Takes the memory, and makes each call ready to run on it."""
         blocks = {
-            (device, kept): new_block(size, device) if kept else self.pool.block(device, size)
-            for (device, kept), size in self.sizes.items()
+            (device, of): self.pool.block(device, size) if of == "shared" else new_block(size, device)
+            for (device, of), size in self.sizes.items()
         }
         self._blocks = [*blocks.values()]
+        self._aheads = {device: block for (device, of), block in blocks.items() if of == "ahead"}
+        self._hosts = {
+            device: block if device == "cpu" else new_block(self.sizes[device, "ahead"], "cpu")
+            for device, block in self._aheads.items()
+        }
         for number, v in enumerate(self.tape.values):
-            block, start = blocks[v.device, v.kept], v.offset
+            block, start = blocks[v.device, v.block], v.offset
             if v.device == "cpu":  # memory of its own, to NumPy: what lies in one place in turn is told apart by it
                 piece = memoryview(block)[start : start + v.nbytes]  # type: ignore[arg-type]
                 block, start = np.frombuffer(piece, np.uint8) if v.nbytes else np.empty(0, np.uint8), 0
@@ -495,11 +574,23 @@ class Plan:
             if call.results:
                 options["out"] = self.result(call)
             return functools.partial(call.function.runner(args), *args, **options)
-        if call.options["fills"] is not None:
-            return functools.partial(call.function, *args, out=self.result(call))
+        if call.kind == "ahead" and call.results:
+            value = self.tape.values[call.results[0]]
+            on_host = view(self._hosts[value.device], value.offset, value.shape, value.strides, value.dtype, "cpu")
+            return functools.partial(_fill, call, args, on_host)
         if not call.results:
             return functools.partial(call.function, *args)
         return functools.partial(_refill, call, args, self.result(call))
+
+    def sendings(self, calls: Sequence[Call]) -> list[Run]:
+        """For each device a copy to it of what calls ahead, all that there are between the first and the last, gave."""
+        runs = list[Run]()
+        values = [self.tape.values[number] for call in calls for number in call.results]
+        for device in dict.fromkeys(v.device for v in values if v.device != "cpu" and v.nbytes):
+            ends = [end for v in values if v.device == device for end in (v.offset, v.offset + v.nbytes)]
+            part = slice(min(ends), max(ends))
+            runs.append(functools.partial(connect(device).send, self._hosts[device][part], self._aheads[device][part]))
+        return runs
 
     def array(self, use: Use) -> Array:
         """The array that a call is given."""
@@ -561,15 +652,23 @@ def _refill(call: Call, args: Sequence[Any], places: Any) -> None:
             f"{len(found)} now; it must give the same each time"
         )
     for place_, array in zip(expected, found, strict=True):
-        if not is_device_array(place_):
-            continue
-        if not is_device_array(array) or (array.shape, array.dtype) != (place_.shape, place_.dtype):
-            now = f"{array.dtype} {array.shape}" if is_device_array(array) else repr(array)
-            raise CaptureError(
-                f"capture: {call.name}, at {call.line}, gave {place_.dtype} {place_.shape} when the step was recorded "
-                f"and gives {now} now; a recorded step has fixed shapes: capture another step for these"
-            )
-        place_[...] = array
+        if is_device_array(place_):
+            _copy_to(place_, array, call)
+
+
+def _fill(call: Call, args: Sequence[Any], place_: Array) -> None:
+    """A call ahead, whose result is copied to its place on the host."""
+    _copy_to(place_, np.asarray(call.function(*args)), call)
+
+
+def _copy_to(place_: Array, array: Any, call: Call) -> None:
+    if not is_device_array(array) or (array.shape, array.dtype) != (place_.shape, place_.dtype):
+        now = f"{array.dtype} {array.shape}" if is_device_array(array) else repr(array)
+        raise CaptureError(
+            f"capture: {call.name}, at {call.line}, gave {place_.dtype} {place_.shape} when the step was recorded "
+            f"and gives {now} now; a recorded step has fixed shapes: capture another step for these"
+        )
+    place_[...] = array
 
 
 def _uses(call: Call) -> Iterator[Use]:
@@ -614,12 +713,17 @@ def _write_in_place(tape: Tape) -> None:
 
 
 def _take_over(tape: Tape, number: int) -> bool:
-    """Gives the first result of a call the place of its first argument, if nobody else reads that from there on."""
+    """Gives the first result of a call the place of its first argument, if nobody else reads that from there on.
+
+    What is given ahead keeps its place for the whole step.
+    """
     call = tape.calls[number]
     use, made = call.args[0], tape.values[call.results[0]]
-    if not isinstance(use, Use) or use.value is None or tape.values[use.value].kept:
+    if not isinstance(use, Use) or use.value is None:
         return False
     there = tape.values[use.value]
+    if there.kept or there.ahead:
+        return False
     root = use.value if there.alias is None else there.alias
     in_order = use.strides == tuple(s if n > 1 else 0 for n, s in zip(made.shape, made.strides, strict=True))
     whole = (use.offset, use.shape, use.dtype) == (0, there.shape, there.dtype) == (0, made.shape, made.dtype)
@@ -653,7 +757,7 @@ class Rehearsal:
             answer = call.run()
         return self.plan.result(call) if call.results else answer
 
-    def live(self, function: Callable[..., Any], args: tuple[Any, ...], fills: Any) -> Any:
+    def live(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """See `live`."""
         call = self._expect(_name(function))
         if not same(function, call.function):
@@ -662,12 +766,32 @@ class Rehearsal:
                 "other values bound in it; pass live() the arrays as arguments, and let it look up the rest itself"
             )
         self._compare(call, "argument", args, call.args)
-        if not same(fills, call.options["fills"]):
-            raise self._other(call, f"fills={fills}", f"fills={call.options['fills']}")
         assert call.run is not None
         with _deaf():
             answer = call.run()
         return self.plan.result(call) if call.results else answer
+
+    def ahead(self, function: Callable[..., Any], args: tuple[Any, ...], device: str, back: Run | None) -> Any:
+        """See `ahead`. Here, as in the recording, it is called where it stands."""
+        call = self._expect(_name(function))
+        if not same((function, back), (call.function, call.options["back"])):
+            raise CaptureError(
+                f"capture: the function that is called ahead at {self.line()} is another one in each step, or has "
+                "other values bound in it; let it look them up itself"
+            )
+        self._compare(call, "argument", args, call.args)
+        if device != call.options["device"]:
+            raise self._other(call, f"{call.name} for {device}", call.options["device"])
+        assert call.run is not None
+        with _deaf():
+            for run in (call.run, *self.plan.sendings([call])):
+                run()
+        return self.plan.result(call) if call.results else None
+
+    def knows(self, args: tuple[Any, ...]) -> bool:
+        """Whether the next call was one ahead."""
+        calls = self.plan.tape.calls
+        return self._next < len(calls) and calls[self._next].kind == "ahead"
 
     def branch(self, question: Callable[[], Any], answer: Any) -> None:
         """See `branch`."""
@@ -773,14 +897,40 @@ class _Shown:
 
 
 def replay(plan: Plan) -> Run:
-    """What runs all calls of a plan that has been rehearsed, one after the other: on a GPU as CUDA graphs."""
-    runs: list[Run] = []
-    for device, calls in groupby(plan.replayed, plan.device):
-        group = [call.run for call in calls if call.run is not None]
-        runs += group if device is None else [device.graph(group)]
+    """What runs all calls of a plan that has been rehearsed: live ones, and between them those ahead, then the kernels,
+    on a GPU as CUDA graphs."""
+    runs = list[Run]()
+    for _, group in groupby(plan.replayed, lambda call: call.kind == "live"):
+        calls = [*group]
+        first = [call for call in calls if call.kind == "ahead"]
+        stretch = [*_runs(first), *plan.sendings(first)]
+        for device, rest in groupby([call for call in calls if call.kind != "ahead"], plan.device):
+            kernels = _runs(rest)
+            stretch += kernels if device is None else [device.graph(kernels)]
+        backs = [call.options["back"] for call in first]
+        runs += [functools.partial(_all_or_none, stretch, backs)] if any(backs) else stretch
 
     def run() -> None:
         for each in runs:
             each()
 
     return run
+
+
+def _runs(calls: Iterable[Call]) -> list[Run]:
+    return [call.run for call in calls if call.run is not None]
+
+
+def _all_or_none(runs: Sequence[Run], backs: Sequence[Run | None]) -> None:
+    """Runs a stretch between live calls. If it does not come to its end, what its first calls, those ahead, have
+    counted is taken back, by these functions, the last first."""
+    done = 0
+    try:
+        for run in runs:
+            run()
+            done += 1
+    except BaseException:
+        for back in reversed(backs[:done]):
+            if back is not None:
+                back()
+        raise

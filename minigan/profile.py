@@ -300,11 +300,15 @@ def _arrays(values: Iterable[Any]) -> Iterator[Array]:
 
 
 def _flops(kernel: str, arrays: Sequence[Array], result: Any) -> int | None:
-    """Multiplications and additions of a matrix product, or of a convolution that is computed directly."""
+    """Multiplications and additions of a matrix product, or of a convolution that is computed directly.
+
+    What a convolution does beside it, a bias or statistics, is not counted.
+    """
     if kernel == "matmul":
         return 2 * int(result.size) * int(arrays[0].shape[-1])
+    kernel = kernel.removesuffix("_bias_act").removesuffix("_statistics")
     if kernel == "conv2d":
-        y, w = result, arrays[1]
+        y, w = result[0] if isinstance(result, tuple) else result, arrays[1]
     elif kernel == "conv_transpose2d":
         y, w = arrays[0], arrays[1]
     elif kernel == "conv2d_weight":

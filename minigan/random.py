@@ -37,24 +37,24 @@ class Generator:
 
     def uniform(self, shape: Shape, dtype: DTypeLike = np.float32, device: str = "cpu") -> Array:
         """Uniform numbers in [0, 1), an array on the device: the same numbers on each."""
-        _words(dtype)
-        return _shaped(kernels.live(self._uniform, fills=(_size(shape), np.dtype(dtype), device)), shape)
-
-    def _uniform(self, out: Array) -> None:
-        kernels.uniform(self.key, self._advance(out.size * _words(out.dtype)), out.size, out.dtype, out=out)
+        n = _size(shape)
+        start = kernels.ahead(self._start, n * _words(dtype), device=device)
+        return _shaped(kernels.uniform(self.key, start, n, np.dtype(dtype)), shape)
 
     def normal(self, shape: Shape, dtype: DTypeLike = np.float32, device: str = "cpu") -> Array:
         """Normal numbers of mean 0 and deviation 1 (Box-Muller), an array on the device: the same but for rounding."""
-        _words(dtype)
-        return _shaped(kernels.live(self._normal, fills=(_size(shape), np.dtype(dtype), device)), shape)
+        n = _size(shape)
+        start = kernels.ahead(self._start, (n + n % 2) * _words(dtype), device=device)
+        return _shaped(kernels.normal(self.key, start, n, np.dtype(dtype)), shape)
 
-    def _normal(self, out: Array) -> None:
-        start = self._advance((out.size + out.size % 2) * _words(out.dtype))
-        kernels.normal(self.key, start, out.size, out.dtype, out=out)
+    def _start(self, words: int) -> Array:
+        """The counter as a draw of so many words finds it: its low and its high half, uint64 (2,)."""
+        start = self._advance(words)
+        return np.array([start & 0xFFFFFFFFFFFFFFFF, start >> 64], np.uint64)
 
     def permutation(self, n: int) -> Array:
         """The numbers 0 .. n-1 in random order."""
-        order: Array = kernels.live(self._permutation, n)
+        order: Array = kernels.ahead(self._permutation, n)
         return order
 
     def _permutation(self, n: int) -> Array:
@@ -65,7 +65,7 @@ class Generator:
         """Whole numbers in 0 .. high-1."""
         if not 0 < high <= 1 << 32:
             raise ValueError(f"integers: high must be in 1 .. 2**32, not {high}")
-        return _shaped(kernels.live(self._integers, high, _size(shape)), shape)
+        return _shaped(kernels.ahead(self._integers, high, _size(shape)), shape)
 
     def _integers(self, high: int, n: int) -> Array:
         words: Array = kernels.philox(self.key, self._advance(n), n)
@@ -79,6 +79,8 @@ class Generator:
         """Goes on where `state` was taken. ValueError if it belongs to a stream of another name."""
         if state["name"] != self.name:
             raise ValueError(f"Generator: the state of stream {state['name']!r} does not fit stream {self.name!r}")
+        if self.key != int(state["key"]):
+            kernels.changed_layout()  # recorded steps draw under the old one
         self.key, self.counter = int(state["key"]), int(state["counter"])
 
 

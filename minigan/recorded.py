@@ -22,12 +22,14 @@ SOURCE = 64  # letters of a line of the program
 
 FAMILIES = {
     "live": ("what is called live", "#d8a200"),
+    "ahead": ("what is called ahead", "#b3b300"),
     "random": ("random numbers", "#8c6d1f"),
     "linear": ("matrix products", "#3f6aa3"),
     "conv2d": ("convolutions", "#2a3f7a"),
     "batch_norm": ("batch norm", "#9d755d"),
     "activation": ("activations", "#4a9a94"),
     "elementwise": ("sums, products, ... of elements", "#cf7373"),
+    "loss": ("losses and penalties", "#a3474f"),
     "reduce": ("sums over axes", "#9a5f8b"),
     "indexing": ("copies and slices", "#8d8580"),
     "optimizer": ("optimizers", "#54a24b"),
@@ -67,7 +69,7 @@ def draw(plans: Sequence[Plan], path: str | Path) -> None:
 
 def _row(plan: Plan, number: int, call: Call) -> tuple[str, ...]:
     values = [plan.tape.values[i] for i in call.results]
-    name = f"{call.name} (live)" if call.kind == "live" else call.name
+    name = f"{call.name} ({call.kind})" if call.kind in ("live", "ahead") else call.name
     given = ", ".join(_named(plan, arg) for arg in call.args if _arrays(arg))
     makes, size, at = ", ".join(str(v.shape) for v in values), "", ""
     if call.kind == "view":
@@ -105,16 +107,19 @@ def _sums(plan: Plan) -> list[tuple[str, str]]:
     return [
         ("calls of a replay", f"{len(plan.replayed)}"),
         ("of them live", f"{sum(call.kind == 'live' for call in plan.replayed)}"),
+        ("of them ahead of kernels", f"{sum(call.kind == 'ahead' for call in plan.replayed)}"),
         ("memory that the results share, KB", _kb(plan.peak)),
         ("the least that they need at once, KB", _kb(plan.least)),
         ("what they would take without sharing, KB", _kb(plan.sum)),
         ("kept after the step, KB", _kb(plan.kept)),
+        ("given ahead, KB", _kb(plan.sent)),
     ]
 
 
 def _block(value: Value) -> str:
     """Which memory it lies in, where that is not the results' own on the CPU."""
-    return ("" if value.device == "cpu" else f"{value.device} ") + ("kept " if value.kept else "")
+    where = [value.device] if value.device != "cpu" else []
+    return "".join(f"{word} " for word in (where if value.block == "shared" else [*where, value.block]))
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], sides: str) -> list[str]:
@@ -148,11 +153,11 @@ def _map(axes: "Axes", plan: Plan) -> None:
     run = [number for number, call in enumerate(calls) if call.replayed]
     before = [0, *accumulate(call.replayed for call in calls), len(run)]  # so many replayed calls before each
     top, bases, base = max(plan.peak, 1) / 1e3, dict[str, int](), 0
-    for (device, kept), size in plan.sizes.items():
-        if not kept:  # devices' memories above each other
+    for (device, block), size in plan.sizes.items():
+        if block == "shared":  # devices' memories above each other
             bases[device], base = base, base + size
     for value in plan.tape.values:
-        if value.kept or value.alias is not None or not calls[value.born].replayed:
+        if value.block != "shared" or value.alias is not None or not calls[value.born].replayed:
             continue
         left, bottom = before[value.born], (bases[value.device] + value.offset) / 1e3
         width, height = before[value.last + 1] - left, value.nbytes / 1e3
@@ -195,4 +200,4 @@ def _bands(axes: "Axes", lines: Sequence[str]) -> None:
 
 
 def _family(call: Call) -> str:
-    return "live" if call.kind == "live" else str(call.function.folder)
+    return call.kind if call.kind in ("live", "ahead") else str(call.function.folder)

@@ -200,7 +200,7 @@ class Tensor:
             yield self.array
         finally:
             self._prepared = slot
-            self._count() if kernels.made(self.array) else kernels.live(self._count)
+            kernels.written(self.array, self._count)
 
     def _count(self) -> None:  # again in each replay of a captured step
         self._version[0], self._prepared = self.version + 1, self._prepared and self._prepared.at(self.version + 1)

@@ -1,15 +1,17 @@
-"""Settings of all tests, and a watch over the three process-wide switches."""
+"""Settings of all tests, and a watch over the process-wide switches."""
 
 import contextlib
 import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 import minigan as mg
+from minigan.kernels import cuda
 from minigan.kernels.conv2d import algorithm
 
 # Numba's cache folder is chosen now, before a test gives itself another XDG_CACHE_HOME.
@@ -24,7 +26,9 @@ hypothesis.settings.load_profile("minigan")
 @pytest.fixture(autouse=True)
 def switches_are_left_as_found() -> Iterator[None]:
     mg.manual_seed(0)
-    yield
+    with mg.kernels.set_conv_precision("fp32"):  # tests of tf32 and bf16 choose those themselves
+        yield
+        assert mg.kernels.conv_precision() == "fp32", "the test left another precision for convolutions set"
     assert mg.is_recording(), "the test left recording switched off"
     assert mg.kernels.backend() == "auto", "the test left another kernel backend selected"
     assert algorithm._setting == "auto", "the test left another algorithm for convolutions set"
@@ -54,3 +58,17 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     numba.set_num_threads(request.param)
     yield request.param
     numba.set_num_threads(before)
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """(kernel, macros) of each launch of a CUDA kernel."""
+    calls: list[tuple[str, Any]] = []
+    original = cuda.Source.launch
+
+    def launch(self: Any, kernel: str, grid: Any, block: Any, args: Any, macros: Any, **rest: Any) -> None:
+        calls.append((kernel, macros))
+        original(self, kernel, grid, block, args, macros, **rest)
+
+    monkeypatch.setattr(cuda.Source, "launch", launch)
+    return calls

@@ -1,10 +1,11 @@
-"""Mutants of the CUDA kernels: each barrier taken out, each condition made to hold, each clamp lifted, one at a time.
+"""Mutants of the CUDA kernels: a barrier taken out, a wait cut short, a condition made to hold, a clamp lifted.
 
     python tests/cuda_mutants.py reduce/reduce.cu
 
 prints one JSON line for each mutant of that file: how it was caught, or "" for a survivor. The text is compiled once
 with all mutants in it; the environment variable MUTANT selects one at run time. Each runs in a forked process of its
-own, in check mode, on the examples of the .cu file and on the calls of kernel_cases.py for its rows of the table.
+own, in check mode, on the examples of the .cu file and on the calls of kernel_cases.py for its rows of the table; those
+of tensor cores on convolutions of their own.
 """
 
 import json
@@ -12,18 +13,20 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 from kernel_cases import CASES, assert_equal, copies, results
 
-from minigan.kernels import KERNELS, cuda, emulator
+from minigan import kernels
+from minigan.kernels import KERNELS, Geometry, cuda, emulator
 from minigan.kernels.device import connect
 
-LIMIT = 20  # seconds for a mutant: without its guard a loop may not end
+LIMIT = 5  # seconds of computing for a mutant: without its guard a loop may not end
 NOTICED = {
-    signal.SIGALRM: "did not end",
+    signal.SIGVTALRM: "did not end",
     signal.SIGSEGV: "read or wrote where there is no memory",
     signal.SIGFPE: "divided by zero",
 }
@@ -34,10 +37,16 @@ PRELUDE = """
 extern "C" char* getenv(const char*);
 extern "C" int atoi(const char*);
 __attribute__((no_sanitize("thread"), noinline)) static bool mutant(int number) {
-  const char* chosen = getenv("MUTANT");
-  return chosen && atoi(chosen) == number;
+  static int in_force = -1;
+  if (in_force < 0)
+    if (const char* chosen = getenv("MUTANT")) in_force = atoi(chosen);
+  return in_force == number;
 }
 """
+
+
+NO_CODE = r"//[^\n]*|^[ \t]*#define[^\n]*|\bconstexpr\b[^;]*"
+"""What is left alone: also what the compiler must know, and no mutant can change at run time."""
 
 
 class Site(NamedTuple):
@@ -46,7 +55,7 @@ class Site(NamedTuple):
     number: int
     file: str
     line: int
-    kind: str  # "barrier", "condition" or "clamp"
+    kind: str  # "barrier", "wait", "condition" or "clamp"
     text: str
     instead: str
 
@@ -98,6 +107,9 @@ def changes(text: str) -> Iterator[Change]:
     """All mutations of a text without comments."""
     for found in re.finditer(r"\b__sync(threads|warp)\(\)", text):
         yield Change(*found.span(), "barrier", ["(void)0"])
+    for found in re.finditer(r"\bcp_async_(commit|wait<([^>]*)>)\(\)(?=;)", text):
+        instead = f"cp_async_wait<{found[2]} + 1>()" if found[2] else "(void)0"  # one group more may be on its way
+        yield Change(*found.span(), "wait", [instead])
     for found in re.finditer(r"\bif \(", text):
         end = closing(text, found.end() - 1)
         leaves = re.match(r"\)\s*(return|continue|break)\b", text[end:])
@@ -136,7 +148,7 @@ def arguments(text: str, start: int, end: int) -> list[str]:
 
 def instrument(text: str) -> tuple[str, list[Site]]:
     """The text with every mutant in it, and where they are."""
-    bare = re.sub(r"//[^\n]*|^[ \t]*#define[^\n]*", lambda found: " " * len(found[0]), text, flags=re.MULTILINE)
+    bare = re.sub(NO_CODE, lambda found: " " * len(found[0]), text, flags=re.MULTILINE)
     found = sorted(changes(bare), key=lambda change: (change.start, -change.end))
     outermost = [c for i, c in enumerate(found) if not any(o.start <= c.start and c.end <= o.end for o in found[:i])]
     sites: list[Site] = []
@@ -163,35 +175,108 @@ def place(text: str, at: int) -> tuple[str, int]:
     return file, line
 
 
-def calls(source: cuda.Source) -> list[tuple[str, Any, Any, list[np.ndarray]]]:
-    """(row, dtype, call, expected) for the rows of the source's folder, small ones."""
-    found = []
+class Case(NamedTuple):
+    """A call of a row of the table, with what it gives, and the precision of convolutions meanwhile."""
+
+    row: str
+    dtype: Any
+    call: Any
+    expected: list[np.ndarray]
+    precision: str = "fp32"
+
+
+def cases(source: cuda.Source) -> Iterator[Case]:
+    """Small calls of the rows of the source's folder."""
     for name, kernel in KERNELS.items():
         if kernel.folder != source.file.parent.name or name not in CASES:
             continue
+        reference = kernel.implementation("reference")
         for dtype in (np.float32, np.float64):
             for arguments, scalars in CASES[name](np.random.default_rng(0), dtype):
                 arrays = [a for a in arguments if isinstance(a, np.ndarray)]
                 if max((a.size for a in arrays), default=0) <= LARGEST and not any(
                     isinstance(a, int) and LARGEST < a < 1 << 62 for a in arguments[2:]
                 ):
-                    reference = kernel.implementation("reference")
                     expected = results(name, reference, (copies(arguments), scalars))
-                    found.append((name, dtype, (arguments, scalars), expected))
+                    yield Case(name, dtype, (arguments, scalars), expected)
+
+
+TRIO = {"conv2d": "xw", "conv_transpose2d": "yw", "conv2d_weight": "xy"}
+CONVOLUTIONS = {  # geometry, images, channels of x and of y, precision; and whether there is an epilogue, too
+    "conv2d/tensor.cu": [  # small ones first: they catch most
+        (Geometry((3, 4), (0, 1), (2, 3), (9, 9)), 3, 6, 7, "tf32", True),  # by ones; no tap reaches some phases
+        (Geometry((2, 2), (1, 1), (4, 4), (8, 10)), 1, 8, 12, "bf16", False),
+        (Geometry((1, 1), (1, 1), (4, 4), (4, 5)), 2, 36, 36, "tf32", False),  # sums that several blocks share
+        (Geometry((1, 1), (0, 0), (1, 1), (13, 13)), 4, 8, 8, "tf32", False),  # and those of conv2d_weight
+        (Geometry((2, 2), (1, 1), (4, 4), (8, 10)), 4, 20, 68, "tf32", True),
+    ],
+    "linear/tensor.cu": [
+        (Geometry((1, 1), (0, 0), (2, 3), (2, 3)), 68, 12, 68, "tf32", False),
+        (Geometry((1, 1), (0, 0), (4, 4), (4, 4)), 20, 36, 20, "bf16", False),
+    ],
+}
+
+
+def on_tensor_cores(file: str) -> Iterator[Case]:
+    """Convolutions that reach that file. Rows of x that windows leave out are NaN."""
+    from test_cuda_tensor import rounded
+
+    rng = np.random.default_rng(0)
+    for g, n, c, o, precision, epilogue in CONVOLUTIONS[file]:
+        given = {
+            letter: rng.standard_normal(shape).astype(np.float32)
+            for letter, shape in (("x", (n, *g.x_size, c)), ("w", (*g.window, c, o)), ("y", (n, *g.y_size, o)))
+        }
+        left_out = [h for h in range(g.x_size[0]) if (h + g.padding[0]) % g.stride[0] >= g.window[0]]
+        given["x"][:, left_out] = np.nan
+        if not epilogue:  # else all moments would be NaN, too
+            given["x"][0, 0, 0, 0] = np.uint32(0x7FFFFFFF).view(np.float32)  # NaN, of which a carry would make -0
+        for row, (first, second) in TRIO.items():
+            factors = [rounded(given[letter], precision) for letter in (first, second)]
+            b = rng.standard_normal(c if row == "conv_transpose2d" else o).astype(np.float32)
+            rows: dict[str, list[Any]] = {row: []}
+            if epilogue and row != "conv2d_weight":
+                rows |= {f"{row}_bias_act": [b, 0.2], f"{row}_statistics": []}
+            for name, more in rows.items():
+                expected = results(name, KERNELS[name].implementation("reference"), ([*factors, *more, g], {}))
+                yield Case(name, np.float32, ([given[first], given[second], *more, g], {}), expected, precision)
+
+
+def reaching(source: cuda.Source, tried: Iterable[Case]) -> list[Case]:
+    """Those that launch a kernel of the file: a folder's rows have several."""
+    launched: set[cuda.Source] = set()
+    launch = cuda.Source.launch
+
+    def note(self: cuda.Source, *args: Any, **options: Any) -> None:
+        launched.add(self)
+        launch(self, *args, **options)
+
+    found = []
+    with mock.patch.object(cuda.Source, "launch", note), emulator.running(order="reverse", check=True):
+        for case in tried:
+            launched.clear()
+            compute(case)
+            found += [case] * (source in launched)
     return found
 
 
-def trial(source: cuda.Source, expected: list[tuple[str, Any, Any, list[np.ndarray]]]) -> str:
-    """How the mutant in force is caught; nothing for a survivor."""
+def compute(case: Case) -> list[np.ndarray]:
+    """What the device makes of it."""
     from test_cuda_kernels import on_device
 
+    with kernels.set_conv_precision(case.precision):
+        return on_device(case.row, case.call)
+
+
+def trial(source: cuda.Source, tried: list[Case]) -> str:
+    """How the mutant in force is caught; nothing for a survivor."""
     device = connect("emulator")
     with emulator.running(order="reverse", check=True):
         try:
+            for case in tried:
+                assert_equal(case.row, compute(case), case.expected, case.dtype)
             for example in dict.fromkeys(source.examples.values()):
                 example(device)
-            for name, dtype, call, desired in expected:
-                assert_equal(name, on_device(name, call), desired, dtype)
         except emulator.EmulatorError as error:
             return str(error).splitlines()[0]
         except AssertionError:
@@ -204,7 +289,7 @@ def in_a_fork(run: Callable[[], str]) -> str:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        signal.alarm(LIMIT)
+        signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT)
         try:
             text = run()
         except BaseException as error:
@@ -227,14 +312,15 @@ def in_a_fork(run: Callable[[], str]) -> str:
 
 def main(file: str) -> None:
     (source,) = [s for s in cuda.sources() if s.file == cuda.KERNELS_FOLDER / file]
+    kernels.set_conv_precision("fp32")  # of examples, as in tests
     text, sites = instrument(source.text)
     vars(source)["text"] = text  # in place of the cached property
-    expected = calls(source)
-    if trial(source, expected):  # also: compiles, before the forks
-        sys.exit(f"{file} fails without any mutant: {trial(source, expected)}")
+    tried = reaching(source, on_tensor_cores(file) if file in CONVOLUTIONS else cases(source))
+    if trial(source, tried):  # also: compiles, before the forks
+        sys.exit(f"{file} fails without any mutant: {trial(source, tried)}")
     for site in sites:
         os.environ["MUTANT"] = str(site.number)
-        print(json.dumps({**site._asdict(), "caught": in_a_fork(lambda: trial(source, expected))}), flush=True)
+        print(json.dumps({**site._asdict(), "caught": in_a_fork(lambda: trial(source, tried))}), flush=True)
 
 
 if __name__ == "__main__":

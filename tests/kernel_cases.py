@@ -4,6 +4,7 @@ A new row of the table that has a kernel of its own, for the CPU or for CUDA, ne
 """
 
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ Call = tuple[list[Any], dict[str, Any]]
 DTYPES = (np.float32, np.float64)
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
 EXACT = {"philox", "uniform"}
-IN_PLACE = {"sgd": (0, 2), "rmsprop": (0, 2), "adam": (0, 2, 3), "clip_weights": (0,)}
+IN_PLACE = {"sgd": (0, 2), "rmsprop": (0, 2), "adam": (0, 2, 3), "clip_weights": (0,), "moving_average": (0,)}
 """The arguments that these kernels change; the first of them is what they return."""
 SHAPES = ((), (0, 3), (7,), (2, 3, 5))
 
@@ -39,19 +40,19 @@ def optimizer(states: int, **scalars: Any) -> Callable[..., Iterator[Call]]:
     """Lists of all shapes at once: p, g and so many states."""
 
     def cases(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
-        shapes = *SHAPES, *large(dtype, (SERIAL // 16 + 1, 16))
-        p, g, *state = ([np.asarray(rng.standard_normal(s), dtype) for s in shapes] for _ in range(2 + states))
-        of_each = {key: value * len(shapes) for key, value in scalars.items() if isinstance(value, list)}
-        yield [p, g, *([np.asarray(s * s) for s in each] for each in state)], scalars | of_each
+        closed = {"gate": np.array([np.nan], dtype)}
+        for shapes, gate in (((*SHAPES, *large(dtype, (SERIAL // 16 + 1, 16))), {}), (SHAPES, closed)):
+            p, g, *state = ([np.asarray(rng.standard_normal(s), dtype) for s in shapes] for _ in range(2 + states))
+            of_each = {key: value * len(shapes) for key, value in scalars.items() if isinstance(value, list)}
+            yield [p, g, *([np.asarray(s * s) for s in each] for each in state)], scalars | of_each | gate
 
     return cases
 
 
 def sgd(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
     common = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
-    for first in (True, False):
-        yield from optimizer(1, first=[first], **common)(rng, dtype)
-    for (p, g), scalars in optimizer(0, first=[False], **common)(rng, dtype):
+    yield from optimizer(1, **common)(rng, dtype)
+    for (p, g), scalars in optimizer(0, **common)(rng, dtype):
         yield [p, g, None], scalars
 
 
@@ -82,6 +83,7 @@ def convolution(*operands: str) -> Callable[..., Iterator[Call]]:
         (Geometry((1, 1), (1, 1), (3, 3), (7, 9)), 2, 16, 32),
         (Geometry((1, 1), (0, 0), (4, 4), (4, 4)), 5, 24, 1),
         (Geometry((3, 2), (0, 2), (2, 5), (9, 8)), 1, 1, 4),
+        (Geometry((1, 1), (2, 2), (5, 5), (14, 9)), 5, 3, 8),
     )
 
     def cases(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
@@ -95,9 +97,22 @@ def convolution(*operands: str) -> Callable[..., Iterator[Call]]:
 def convolution_at_infinity(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
     """One pixel is infinite, and the window of one pixel meets it once."""
     yield from convolution("x", "w")(rng, dtype)
-    x, w = rng.standard_normal((1, 3, 3, 3)).astype(dtype), rng.standard_normal((1, 1, 3, 4)).astype(dtype)
-    x[0, 1, 0] = np.inf
-    yield [x, np.abs(w), Geometry((1, 1), (0, 0), (1, 1), (3, 3))], {}
+    for C in (3, 5):  # few channels, and more
+        x, w = rng.standard_normal((1, 3, 3, C)).astype(dtype), rng.standard_normal((1, 1, C, 4)).astype(dtype)
+        x[0, 1, 0] = np.inf
+        yield [x, np.abs(w), Geometry((1, 1), (0, 0), (1, 1), (3, 3))], {}
+
+
+def biased_convolution(*operands: str) -> Callable[..., Iterator[Call]]:
+    """With a bias for each channel of the result, and one slope after the other."""
+    result = {"x": -1, "y": -2}[operands[0]]  # the axis of w that is the result's channels
+
+    def cases(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
+        calls = convolution(*operands)(rng, dtype)
+        for ([first, w, g], _), slope in zip(calls, cycle((0.2, 0.0, 1.0)), strict=False):
+            yield [first, w, rng.standard_normal(w.shape[result]).astype(dtype), slope, g], {}
+
+    return cases
 
 
 def draw(*dtype_argument: str) -> Callable[..., Iterator[Call]]:
@@ -114,6 +129,8 @@ SLOPES = (0.0,), (0.2,)
 
 def matmul(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
     for i, k, j in ((6, 1, 6), (7, 3, 33), (33, 300, 17), (13, 5, 600), (1, 4, 9), (9, 4, 1), (0, 2, 3), (2, 0, 3)):
+        yield [rng.standard_normal((i, k)).astype(dtype), rng.standard_normal((k, j)).astype(dtype)], {}
+    for i, k, j in ((1, 601, 20), (3, 601, 1)):  # vectors: a sum that several blocks share, and one of several warps
         yield [rng.standard_normal((i, k)).astype(dtype), rng.standard_normal((k, j)).astype(dtype)], {}
     for i, k, j in ((150, 64, 70), (128, 70, 256)):
         yield [rng.standard_normal((k, i)).astype(dtype).T, rng.standard_normal((j, k)).astype(dtype).T], {}
@@ -177,6 +194,43 @@ def pooling(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
         yield [x, window, stride, padding], {}
 
 
+def scores(*names: str) -> Callable[..., Iterator[Call]]:
+    """A batch's scores, as many as would do for pixels, and infinite ones; `t` is an array or a number."""
+
+    def cases(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
+        for shape in ((), (1,), (128, 1), (7, 3, 5), (5000, 2)):
+            given = {name: np.asarray(rng.standard_normal(shape), dtype) for name in ("l", "t")}
+            given["g"] = np.asarray(rng.standard_normal(), dtype)
+            for t in (given["t"], 0.0, 1.0, 0.9):
+                yield [*((given | {"t": t})[name] for name in names)], {}
+        for l, t in ((np.inf, 1.0), (-np.inf, 0.0), (np.inf, 0.0), (np.nan, 0.0)):
+            given = {"l": np.array([1, l], dtype), "t": t, "g": np.asarray(2, dtype)}
+            yield [given[name] for name in names], {}
+
+    return cases
+
+
+def rows(*names: str) -> Callable[..., Iterator[Call]]:
+    """`g`: one number a row; other names: arrays of rows, short, long and of any length."""
+
+    def cases(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
+        for shape in ((0, 4), (3, 0), (1,), (5, 1), (300, 2), (3, 4, 4, 2), (70, 36), (3, 5001), (2, 8192)):
+            yield [rng.standard_normal(shape[:1] if name == "g" else shape).astype(dtype) for name in names], {}
+
+    return cases
+
+
+def slopes(*given: str) -> Callable[..., Iterator[Call]]:
+    def cases(rng: np.random.Generator, dtype: Any) -> Iterator[Call]:
+        for n in (1, 7, 128, 1000):
+            squares, g = rng.uniform(0, 3, n).astype(dtype), np.asarray(rng.standard_normal(), dtype)
+            squares[-1] = 0
+            for one_sided in (False, True):
+                yield [*([g] if given else []), squares, 1e-3, 10.0, one_sided], {}
+
+    return cases
+
+
 CASES: dict[str, Callable[..., Iterator[Call]]] = {
     "clip": lambda rng, dtype: (
         ([x, *edges], {})
@@ -201,13 +255,36 @@ CASES: dict[str, Callable[..., Iterator[Call]]] = {
     "conv2d": convolution_at_infinity,
     "conv_transpose2d": convolution("y", "w"),
     "conv2d_weight": convolution("x", "y"),
+    "conv2d_bias_act": biased_convolution("x", "w"),
+    "conv_transpose2d_bias_act": biased_convolution("y", "w"),
+    "conv2d_statistics": convolution("x", "w"),
+    "conv_transpose2d_statistics": convolution("y", "w"),
     "batch_norm_statistics": statistics,
+    "batch_norm_rstd": lambda rng, dtype: (([rng.uniform(0, 3, C).astype(dtype), 1e-5], {}) for C in (1, 300)),
+    "batch_norm_running": lambda rng, dtype: (
+        ([*rng.uniform(0.1, 3, (4, C)).astype(dtype), 0.1, 1.25], {}) for C in (1, 300)
+    ),
     "batch_norm_apply": batch_norm("x", "mean", "rstd", "gamma", "beta", slopes=((), *SLOPES)),
     "batch_norm_backward": batch_norm("gy", "x", "mean", "rstd", "gamma", "beta", slopes=((), *SLOPES)),
+    "sigmoid_cross_entropy": scores("l", "t"),
+    "sigmoid_cross_entropy_backward": scores("g", "l", "t"),
+    "mean_difference": lambda rng, dtype: (
+        ([rng.standard_normal(n).astype(dtype) + 3, rng.standard_normal(m).astype(dtype)], {})
+        for n, m in ((1, 1), (128, 128), (5, 700))
+    ),
+    "mean_difference_backward": lambda rng, dtype: (
+        ([np.asarray(rng.standard_normal(), dtype), a, b], {}) for a, b in (((3, 1), ()), ((300, 1), (2, 2)))
+    ),
+    "row_squares": rows("x"),
+    "row_squares_backward": rows("g", "x"),
+    "interpolate": rows("g", "x", "y"),
+    "slope_penalty": slopes(),
+    "slope_penalty_backward": slopes("g"),
     "sgd": sgd,
     "rmsprop": optimizer(1, lr=0.01, alpha=0.9, eps=1e-8, weight_decay=0.01),
     "adam": optimizer(2, lr=0.01, beta1=0.5, beta2=0.99, eps=1e-8, weight_decay=0.01, step=[3]),
-    "clip_weights": lambda rng, dtype: (([p, 0.5], {}) for (p, _), _ in optimizer(0)(rng, dtype)),
+    "clip_weights": lambda rng, dtype: (([p, 0.5], gate) for (p, _), gate in optimizer(0)(rng, dtype)),
+    "moving_average": optimizer(0, decay=0.9),
     "sum": reduction(*REDUCTIONS),
     "amax": reduction(*REDUCTIONS),
     "amax_share": lambda rng, dtype: (

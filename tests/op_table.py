@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 import minigan as mg
+from minigan.ops.conv import Conv2dBiasAct, ConvTranspose2dBiasAct
 
 Array = Any
 Inputs = SearchStrategy[list[Array]]
@@ -66,6 +67,13 @@ def of(draw: DrawFn, *makers: Callable[..., tuple[int, ...]], **letters: SearchS
 def images(least: int = 2, most: int = 4) -> Inputs:
     pixels = st.integers(least, most)
     return of(lambda N, H, W, C: (N, H, W, C), N=st.integers(1, 2), H=pixels, W=pixels, C=st.integers(1, 2))
+
+
+@st.composite
+def of_slopes(draw: DrawFn) -> list[Array]:
+    """Squared norms (N,) on both sides of 1, where the one-sided penalty has a kink, and not near it."""
+    s = draw_array(draw, (draw(sizes),), "positive")
+    return [s + 0.3 * np.sign(s - 1)]
 
 
 # ---- references -----------------------------------------------------------------------------------------------------
@@ -180,6 +188,18 @@ conv_geometries = [
 ]
 
 
+FUSED_SLOPES = {"4x4 stride 2": 0.2, "leftover rows": 0.0, "whole image": 1.0}
+
+
+def fused(kind: Any, g: Any, slope: float, first: Any, w: Any, b: Any) -> mg.Tensor:
+    """What devices compute for a convolution with a bias, wherever the arrays are."""
+    return kind(g, None, slope)(first, w, b)
+
+
+def biased(convolve: Callable[..., Array], slope: float, first: Array, w: Array, b: Array) -> Array:
+    return leaky(convolve(first, w) + b, slope)
+
+
 def conv_rows() -> list[Row]:
     rows = []
     for name, k, s, p, x_size in conv_geometries:
@@ -199,6 +219,15 @@ def conv_rows() -> list[Row]:
                 partial(weight_of_convolution, window=k, stride=s, padding=p),
                 of(x, y, **sizes_nco), id=f"conv2d_weight {name}"),
         ]  # fmt: skip
+        if name in FUSED_SLOPES:
+            slope, y_to_x = FUSED_SLOPES[name], partial(adjoint_of_convolution, size=x_size, stride=s, padding=p)
+            x_to_y = partial(seven_loops, stride=s, padding=p)
+            rows += [
+                Row("conv2d", partial(fused, Conv2dBiasAct, g, slope), partial(biased, x_to_y, slope),
+                    of(x, w, lambda N, C, O: (O,), **sizes_nco), id=f"conv2d_bias_act {name}"),
+                Row("conv_transpose2d", partial(fused, ConvTranspose2dBiasAct, g, slope), partial(biased, y_to_x, slope),
+                    of(y, w, lambda N, C, O: (C,), **sizes_nco), id=f"conv_transpose2d_bias_act {name}"),
+            ]  # fmt: skip
     return rows
 
 
@@ -271,6 +300,10 @@ OPS: list[Row] = [
     *conv_rows(),
     Row("conv2d", lambda x, w, b: mg.conv2d(x, w, b), lambda x, w, b: seven_loops(x, w) + b,
         of(lambda o: (1, 3, 3, 1), lambda o: (2, 2, 1, o), lambda o: (o,), o=sizes), id="conv2d bias"),
+    Row("conv2d", lambda x, w, b: mg.conv2d(x, w, b, slope=0.2), lambda x, w, b: leaky(seven_loops(x, w) + b, 0.2),
+        of(lambda o: (1, 3, 3, 1), lambda o: (2, 2, 1, o), lambda o: (o,), o=sizes), id="conv2d bias leaky"),
+    Row("conv2d", lambda x, w: mg.conv2d(x, w, slope=0.0), lambda x, w: np.maximum(seven_loops(x, w), 0),
+        of(lambda o: (1, 3, 3, 1), lambda o: (2, 2, 1, o), o=sizes), id="conv2d relu"),
     Row("batch_norm", mg.batch_norm, lambda x, g, b: standardized(x, (0, 1, 2)) * g + b,
         of(lambda N, H, W, C: (N, H, W, C), lambda N, H, W, C: (C,), lambda N, H, W, C: (C,), **channels)),
     Row("batch_norm", lambda x, g, b: mg.batch_norm(x, g, b, mg.Tensor(np.full(2, 0.3, x.dtype)).to(x.device),
@@ -301,4 +334,14 @@ OPS: list[Row] = [
         lambda x, t: mg.binary_cross_entropy_with_logits(x, mg.sigmoid(t)),
         lambda x, t: -(sigmoid(t) * np.log(sigmoid(x)) + (1 - sigmoid(t)) * np.log(1 - sigmoid(x))).mean(),
         of(lambda n: (n,), lambda n: (n,), n=sizes)),
+    *[Row("binary_cross_entropy_with_logits", lambda x, t=t: mg.binary_cross_entropy_with_logits(x, t),
+          lambda x, t=t: -(t * np.log(sigmoid(x)) + (1 - t) * np.log(sigmoid(-x))).mean(), one(),
+          id=f"binary_cross_entropy_with_logits {t}") for t in (0, 1.0, 0.9, np.float32(0.25), np.int64(1))],
+    Row("mean_difference", mg.mean_difference, lambda a, b: a.mean() - b.mean(),
+        of(lambda n, m: (n, 1), lambda n, m: (m,), n=sizes, m=sizes), second_order=False),
+    Row("row_squares", mg.row_squares, lambda x: (x**2).reshape(len(x), -1).sum(1), images()),
+    Row("slope_penalty", lambda s: mg.slope_penalty(s, 10, 1e-2)[0],
+        lambda s: 10 * ((np.sqrt(s + 1e-2) - 1) ** 2).mean(), of_slopes()),
+    Row("slope_penalty", lambda s: mg.slope_penalty(s, 2.5, 1e-2, one_sided=True)[0],
+        lambda s: 2.5 * (np.maximum(0, np.sqrt(s + 1e-2) - 1) ** 2).mean(), of_slopes(), id="slope_penalty one-sided"),
 ]  # fmt: skip

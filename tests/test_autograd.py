@@ -858,6 +858,26 @@ def zeros(*shape: int) -> Any:
             "binary_cross_entropy_with_logits: logits (2,) and targets (2, 1) must have one shape",
         ),
         (
+            lambda: mg.binary_cross_entropy_with_logits(np.arange(3), 1),
+            "binary_cross_entropy_with_logits: wants all float32 or all float64, not int64",
+        ),
+        (
+            lambda: mg.mean_difference(np.arange(3), np.arange(2)),
+            "mean_difference: wants all float32 or all float64, not int64, int64",
+        ),
+        (
+            lambda: mg.mean_difference(zeros(3), zeros(0)),
+            "mean_difference: shape (0,) holds no elements",
+        ),
+        (
+            lambda: mg.row_squares(np.ones((2, 3), np.int32)),
+            "row_squares: wants all float32 or all float64, not int32",
+        ),
+        (
+            lambda: mg.slope_penalty(np.arange(3), 10, 1e-12),
+            "slope_penalty: wants all float32 or all float64, not int64",
+        ),
+        (
             lambda: mg.kernels.use("gpu").__enter__(),
             "use: there is no backend 'gpu'; choose one of auto, reference, cpu",
         ),

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from minigan.kernels import emulator
+from minigan import kernels
+from minigan.kernels import cuda, emulator
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = ROOT / "benchmarks" / "gpu.py"
@@ -225,7 +227,7 @@ def test_every_test_of_cuda_code_is_in_one_stage(load: Callable[[str], ModuleTyp
     assert f"def {module.EVERY_OP}(" in (tests / "test_devices.py").read_text()
     assert stages["gradcheck"].command[-3:] == ("-k", module.EVERY_OP, "tests/test_devices.py")
     assert {stage.environment["MINIGAN_TEST_DEVICE"] for stage in parity} == {"cuda"}
-    assert list(stages)[-1] == "steps-compiled"
+    assert list(stages)[-1] == "tutorial-64"
 
 
 def test_what_is_read_from_pytest(load: Callable[[str], ModuleType]) -> None:
@@ -271,6 +273,23 @@ def test_what_is_read_from_the_example(load: Callable[[str], ModuleType], tmp_pa
     assert (found["steps"], found["images_per_s_warm"]) == (4, 64)
     assert found["images_per_s"] == pytest.approx(256 / 14)
     assert load("gpu_stages").example("", tmp_path / "none") == {"summary": ""}
+    cut = load("gpu_stages").tutorial("", tmp_path)
+    assert (cut["steps"], cut["ended"], cut["summary"]) == (4, False, f"{found['summary']}, it did not end")
+    (tmp_path / "run" / "metrics.json").write_text('{"step": 4, "fid": 6.346}')
+    done = load("gpu_stages").tutorial("", tmp_path)
+    assert (done["ended"], done["summary"]) == (True, f"{found['summary']}, it ended, FID 6.35")
+    assert load("gpu_stages").tutorial("", tmp_path / "none")["summary"] == "it did not end"
+
+
+def test_the_last_stage_trains_on_what_there_is(
+    load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, words in (("/mnist", []), ("", ["--data", "drawn"])):
+        monkeypatch.setenv("MINIGAN_DATA", folder)
+        command = load("gpu_stages").stages("cuda")[-1].command
+        assert [*command[2:]] == [
+            "--device", "cuda", "--preset", "tutorial-64", *words, "--out", "{folder}/run",
+        ]  # fmt: skip
 
 
 # ---- times -----------------------------------------------------------------------------------------------------------
@@ -306,25 +325,74 @@ def test_the_clock_keeps_the_gpu_busy_first_and_does_not_count_that(load: Callab
 
 
 def test_figures_of_a_row(load: Callable[[str], ModuleType]) -> None:
+    """Precisions are compared with themselves only."""
     module = load("gpu_kernels")
-    case = SimpleNamespace(kind="middle", flops=4e9, bytes=1e6)
+    case = SimpleNamespace(kind="middle", algorithm="direct", flops=4e9, bytes=1e6)
     rounds = [
-        {"ours": (a, 0.1), "nchw fp32": (b, 0.2), "channels_last fp32": (9.0, 0.2), "nchw tf32": (1.0, 0.2)}
+        {
+            "ours tf32": (a, 0.1), "ours fp32": (4 * a, 0.1), "ours bf16": (0.5, 0.1), "nchw fp32": (b, 0.2),
+            "channels_last fp32": (9.0, 0.2), "nchw tf32": (1.0, 0.2), "channels_last tf32": (7.0, 0.2),
+        }
         for a, b in ((2.0, 4.0), (1.0, 5.0), (4.0, 6.0))
+    ]  # fmt: skip
+    row = module.figures(case, rounds, {"peak_gflops": 1000.0, "tf32_gflops": 8000.0, "copy_gbps": 10.0}, "tf32")
+    assert (row["ours_ms"], row["ours_fp32_ms"], row["ours_bf16_ms"], row["precision"]) == (2, 8, 0.5, "tf32")
+    assert (row["host_ms"], row["gflops"], row["gbps"], row["trio"]) == (0.1, 2000, 0.5, True)
+    assert (row["percent_of_roof"], row["percent_of_tf32_roof"]) == pytest.approx((50, 25))
+    assert (row["ratio_fp32"], row["ratio_tf32"]) == (0.5, 0.5)
+    assert row["torch_ms"] == {"nchw fp32": 5, "channels_last fp32": 9, "nchw tf32": 1, "channels_last tf32": 7}
+    assert row["torch_host_ms"] == dict.fromkeys(row["torch_ms"], 0.2)
+    alone = module.figures(SimpleNamespace(**vars(case) | {"algorithm": None}), [{"ours fp32": (1.0, 0.1)}], {}, "fp32")
+    assert (alone["ours_ms"], alone["ours_fp32_ms"], alone["ours_bf16_ms"], alone["trio"]) == (1, 1, None, False)
+    absent = "percent_of_roof", "percent_of_tf32_roof", "ratio_fp32", "ratio_tf32"
+    assert [alone[key] for key in absent] == [None] * 4
+
+
+def test_what_is_read_from_the_kernels_times(load: Callable[[str], ModuleType]) -> None:
+    right = {"error": 9e-5, "error_tf32": 1e-3, "error_bf16": 1e-2}
+    none = {"error": None, "error_tf32": None, "error_bf16": None}
+    rows = [
+        {"name": "a", "trio": True, "ratio_tf32": 1.0, "ratio_fp32": 0.5, **right},
+        {"name": "b", "trio": True, "ratio_tf32": 4.0, "ratio_fp32": 0.5, **right, "error_tf32": 3e-3},
+        {"name": "c", "trio": False, "ratio_tf32": 13.5, "ratio_fp32": 4.0, **none, "error": float("nan")},
+        {"name": "d", "trio": False, "ratio_tf32": None, "ratio_fp32": 4.0, **right, "error_bf16": 3e-2},
+        {"name": "e", "trio": False, "ratio_tf32": None, "ratio_fp32": 4.0, **none, "error": 2e-4},
+        {"name": "f", "trio": False, "ratio_tf32": None, "ratio_fp32": None, **none},
     ]
-    row = module.figures(case, rounds, {"peak_gflops": 4000.0, "copy_gbps": 10.0})
-    assert (row["ours_ms"], row["host_ms"], row["gflops"], row["gbps"]) == (2, 0.1, 2000, 0.5)
-    assert row["percent_of_roof"] == pytest.approx(50)
-    assert (row["ratio_fp32"], row["ratio_tf32"]) == (2, 0.5)
-    assert row["torch_ms"] == {"nchw fp32": 5, "channels_last fp32": 9, "nchw tf32": 1}
-    alone = module.figures(case, [{"ours": (1.0, 0.1)}], {})
-    assert alone["percent_of_roof"] is alone["ratio_fp32"] is None
-    found = sys.modules["gpu_stages"] if "gpu_stages" in sys.modules else load("gpu_stages")
-    lines = "\n".join(json.dumps({"name": name, "error": e, **row}) for name, e in (("a", 1e-6), ("b", float("nan"))))
-    read = found.timings(lines, Path())
-    assert read["wrong"] == ["b"]
-    expected = "2 rows; PyTorch's time / ours in fp32 2.00, 2.00 at worst; PyTorch's time / ours in tf32 0.50, 0.50 at "
-    assert read["summary"] == f"{expected}worst; wrong: b"
+    read = load("gpu_stages").timings("some words\n" + "\n".join(map(json.dumps, rows)), Path())
+    means = {"trio tf32": 2, "all tf32": 54 ** (1 / 3), "trio fp32": 0.5, "all fp32": 2**0.8}
+    assert read["means"] == pytest.approx(means)
+    assert read["wrong"] == [*"bcde"]
+    assert read["summary"] == (
+        "6 rows, PyTorch's time / ours; trio in tf32 2.00, 1.00 at worst; all in tf32 3.78, 1.00 at worst; "
+        "trio in fp32 0.50, 0.50 at worst; all in fp32 1.74, 0.50 at worst; wrong: b, c, d, e"
+    )
+    assert load("gpu_stages").timings(json.dumps(rows[5]), Path())["summary"] == "1 rows"
+
+
+def test_steps_beside_pytorchs_in_the_same_precision(gpu: ModuleType, load: Callable[[str], ModuleType]) -> None:
+    times = {
+        "steps-ours": {"ours tf32": 2, "ours bf16": 1, "ours tf32, not captured": 3},
+        "steps-eager": {"eager nchw tf32": 6, "eager channels_last tf32": 5, "eager nchw fp32": 4},
+        "steps-graph": {"graph nchw tf32": 3},
+        "steps-compiled": {"compiled, graph nchw tf32": 2.5},
+    }
+    name = "64px gan step w64 b128"
+    records = {
+        stage: {"rows": [{"row": name, "contender": who, "ms": ms, "images_per_s": 1} for who, ms in found.items()]}
+        for stage, found in times.items()
+    }
+    failed = {"row": "28px gan step w64 b64", "contender": "graph nchw tf32", "error": "RuntimeError: no memory"}
+    records["steps-graph"]["rows"].append(failed)
+    *_, title, row = gpu.tables(records).splitlines()
+    assert title.split("  ")[0] == "PyTorch time / ours in tf32"
+    assert row.split("  ")[0] == name
+    assert row.split()[-2:] == ["2.50", "1.25"]
+    assert gpu.tables({"steps-ours": records["steps-ours"]}).count("PyTorch time") == 0
+    eager = {stage: records[stage] for stage in ("steps-ours", "steps-eager")}
+    assert gpu.tables(eager).splitlines()[-1].split()[-2:] == ["2.50", "-"]
+    read = load("gpu_stages").steps("\n".join(map(json.dumps, records["steps-ours"]["rows"])), Path())
+    assert read["summary"] == "64px gan w64 b128 2.00 ms"
 
 
 def test_everybody_has_a_turn_in_each_round(load: Callable[[str], ModuleType]) -> None:
@@ -334,6 +402,24 @@ def test_everybody_has_a_turn_in_each_round(load: Callable[[str], ModuleType]) -
     assert calls[:9] == [*"aaabbbccc"]
     assert all(sorted(calls[i : i + 3]) == [*"abc"] for i in range(9, 27, 3))
     assert len({tuple(found) for found in rounds}) > 1
+
+
+def test_our_steps_are_taken_in_the_precision_that_is_named(load: Callable[[str], ModuleType]) -> None:
+    row = load("step_rows").Row("gan", 28, 1, 2)
+    with kernels.set_conv_precision("fp32"):
+        for name, start in load("gpu_steps").ours(row, "cpu"):
+            start()
+            assert name.split()[1].strip(",") == kernels.conv_precision()
+            kernels.set_conv_precision("fp32")
+
+
+def test_the_large_steps_come_first(load: Callable[[str], ModuleType]) -> None:
+    """And are no rows of benchmarks/train_step.py, which are a CPU's."""
+    names, rows = load("gpu_steps").NAMES, load("step_rows")
+    assert names[:2] == ("64px gan step w64 b128", "64px wgan-gp critic step w64 b128")
+    assert set(names[:2]) == rows.LARGE_ROWS.keys()
+    assert set(names[2:]) < rows.ROWS.keys()
+    assert not rows.ROWS.keys() & rows.LARGE_ROWS.keys()
 
 
 # ---- on the emulator -------------------------------------------------------------------------------------------------
@@ -352,23 +438,60 @@ def test_stages_on_the_emulator(tmp_path: Path) -> None:
     assert found["device"]["name"] == "emulator"
     records = found["stages"]
     assert records["sanitizer-memcheck"]["reason"] == "wants a GPU"
-    assert {row["variant"] for row in records["determinism"]["rows"]} == {"gan", "wgan-clip", "wgan-gp"}
-    assert all(row["passed"] for row in records["determinism"]["rows"])
-    assert [row["contender"] for row in records["steps-ours"]["rows"]] == ["ours", "ours, not captured"]
+    repeats = {(row["variant"], row["precision"]): row for row in records["determinism"]["rows"]}
+    assert repeats.keys() == {*product(("gan", "wgan-clip", "wgan-gp"), ("tf32", "fp32"))}
+    assert all(row["passed"] for row in repeats.values())
+    assert repeats["gan", "tf32"]["off_the_cpu"] > 1e-5 > repeats["gan", "fp32"]["off_the_cpu"]
+    assert [row["contender"] for row in records["steps-ours"]["rows"]] == [
+        "ours tf32", "ours fp32", "ours bf16", "ours tf32, not captured",
+    ]  # fmt: skip
     assert all(row["ms"] > 0 for row in records["steps-ours"]["rows"])
     names = {row["name"].split()[1 if "px" in row["name"] else 0] for row in records["kernels"]["rows"]}
     assert names >= {"conv2d", "conv_transpose2d", "batch_norm", "leaky_relu", "tanh", "adam", "bias_act", "matmul"}
+    for row in records["kernels"]["rows"]:
+        assert (row["precision"] == "tf32") == (row["ours_bf16_ms"] is not None) == ("conv" in row["name"]), row["name"]
     assert "28px adam of G" in done.stdout
 
 
 @needs_emulator
-def test_the_sanitizers_program_launches_every_kernel() -> None:
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM.with_name("gpu_launch.py")), "emulator"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    files = sorted(path.name for path in (ROOT / "kernels").glob("*/*.cu"))
-    assert sorted(row["file"] for row in rows) == files
+def test_ours_is_compared_in_the_precision_that_is_named(load: Callable[[str], ModuleType]) -> None:
+    """A convolution on tensor cores: the differences are those of its roundings."""
+    pytest.importorskip("torch")
+    module = load("gpu_kernels")
+    module.rival.torch.set_grad_enabled(False)
+    try:
+        for name, case in module.fused(small=True).items():
+            contenders = case.build("emulator")
+            fp32, tf32, bf16 = (module.error(contenders, precision) for precision in ("fp32", "tf32", "bf16"))
+            if "x1->" in name:  # few channels: in float32 always
+                assert fp32 == tf32 == bf16 < 1e-6
+            else:
+                assert fp32 < 1e-6 < 1e-5 < tf32 < 1e-3, name
+                assert 2 * tf32 < bf16 < 1e-2, name
+    finally:
+        module.rival.torch.set_grad_enabled(True)
+
+
+@needs_emulator
+def test_the_sanitizers_program_launches_every_kernel(
+    load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By itself, whatever the precision of convolutions is."""
+    launched: set[tuple[str, str]] = set()
+    launch = cuda.Source.launch
+
+    def noted(source: cuda.Source, kernel: str, *args: Any, **options: Any) -> None:
+        launched.add((source.file.relative_to(cuda.KERNELS_FOLDER).as_posix(), kernel))
+        launch(source, kernel, *args, **options)
+
+    monkeypatch.setattr(cuda.Source, "launch", noted)
+    with kernels.set_conv_precision("tf32"):
+        load("gpu_launch").main("emulator")
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    files = [path.relative_to(ROOT / "kernels").as_posix() for path in (ROOT / "kernels").glob("*/*.cu")]
+    assert sorted(row["file"] for row in rows) == sorted(files)
     assert all(row["kernels"] for row in rows)
+    assert {(row["file"], kernel) for row in rows for kernel in row["kernels"]} <= launched
+    assert {f"{file.partition('/')[0]}:{kernel}" for file, kernel in launched} >= {
+        "conv2d:conv2d_mma", "conv2d:conv2d_tiled", "conv2d:conv2d_few", "linear:matmul_mma", "linear:matmul_tiled",
+    }  # fmt: skip

@@ -4,7 +4,8 @@ import copy
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +19,8 @@ from on_device import DEVICE, needs_device
 import minigan as mg
 from minigan import capture, kernels, nn
 from minigan.capture import CaptureError
-from minigan.kernels import gpu, recording
-from minigan.kernels.device import Device
+from minigan.kernels import cuda, gpu, recording
+from minigan.kernels.device import Device, connect
 from minigan.kernels.plan import MemoryPool, Value, live_bytes, place
 from minigan.optim import SGD, Adam, Optimizer
 from minigan.random import Generator
@@ -290,6 +291,193 @@ def test_a_copy_has_memory_of_its_own() -> None:
         first = step(mg.Tensor([1.0]))
     second = copy.deepcopy(step)(mg.Tensor([5.0]))
     assert (first.item(), second.item()) == (2, 6)
+
+
+# ---- ahead -----------------------------------------------------------------------------------------------------------
+
+
+class Counting:
+    """Numbers 1, 2, ..., one a call; `noted` says who asked for each."""
+
+    def __init__(self) -> None:
+        self.count, self.noted = 0, list[tuple[str, int]]()
+
+    def next(self, name: str = "ahead") -> Array:
+        self.count += 1
+        self.noted.append((name, self.count))
+        return np.full(2, self.count, np.float32)
+
+    def nothing(self) -> None:
+        self.next("nothing")
+
+    def back(self) -> None:
+        self.count -= 1
+
+
+both = pytest.mark.parametrize("device", ["cpu", pytest.param(DEVICE, marks=needs_device)])
+
+
+@both
+def test_what_is_called_ahead_keeps_its_order_beside_live_calls(device: str) -> None:
+    """In the recording, the rehearsal and replays."""
+    first, second, events = Counting(), Counting(), list[str]()
+
+    def step(x: mg.Tensor) -> tuple[mg.Tensor, mg.Tensor]:
+        a = kernels.ahead(first.next, device=device)
+        y = x + mg.Tensor.of(a)
+        kernels.live(lambda: events.append(f"live, after {first.count} and {second.count}"))
+        b = kernels.ahead(second.next, "two", device=device)
+        kernels.ahead(first.nothing)
+        return y * 10, mg.Tensor.of(b) + mg.Tensor.of(kernels.ahead(first.next, device=device)) * 100
+
+    captured, x = capture(step), mg.Tensor([0.0, 0.5]).to(device)
+    for i in range(5):
+        y, z = captured(x)
+        assert y.to("cpu").numpy().tolist() == [10 * (3 * i + 1), 10 * (3 * i + 1.5)]
+        assert z.to("cpu").numpy().tolist() == [i + 1 + 100 * (3 * i + 3)] * 2
+    expected = [("ahead", 1), ("nothing", 2), ("ahead", 3)]
+    assert first.noted == [(name, n + 3 * i) for i in range(5) for name, n in expected]
+    assert events == [f"live, after {3 * i + 1} and {i}" for i in range(5)]
+    assert captured.plans[0].sent == 3 * 64
+
+
+@needs_device
+def test_what_is_given_ahead_travels_as_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two live calls. The rehearsal sends each by itself."""
+    copies, send = list[int](), Device.send
+
+    def noted(device: Device, host: Array, block: Any) -> None:
+        copies.append(host.nbytes)
+        send(device, host, block)
+
+    monkeypatch.setattr(Device, "send", noted)
+    noise = Generator(0, "noise")
+
+    def step() -> mg.Tensor:
+        y = mg.Tensor.of(noise.normal(3, device=DEVICE)) + mg.Tensor.of(noise.uniform(3, device=DEVICE))
+        kernels.live(lambda: None)
+        return y + mg.Tensor.of(noise.normal(3, device=DEVICE))
+
+    captured = capture(step)
+    for expected in ([], [64] * 3, [2 * 64, 64], [2 * 64, 64]):
+        copies.clear()
+        captured()
+        assert copies == expected
+
+
+@both
+def test_draws_keep_their_order_beside_live_ones(device: str) -> None:
+    """Whether a live function draws, from the same generator, always, sometimes, or not and sets it back."""
+    runs = []
+    for captured in (False, True):
+        a, b, c = (Generator(0, name) for name in "abc")
+        calls = count()
+
+        def sometimes(a: Generator = a, b: Generator = b, calls: Iterator[int] = calls) -> None:
+            if next(calls) in (3, 5):
+                a.integers(10, 4)
+                b.counter = 1
+
+        def step(a: Generator = a, b: Generator = b, c: Generator = c, sometimes: Any = sometimes) -> list[Any]:
+            found = [a.normal(2, device=device), mg.live(lambda: a.normal(2)), a.normal(2, device=device)]
+            mg.live(sometimes)
+            found += [a.normal(2, device=device), c.uniform(2, device=device), b.permutation(4), b.normal(2)]
+            return [mg.Tensor.of(x) if not isinstance(x, mg.Tensor) else x for x in found]
+
+        call = capture(step) if captured else step
+        runs.append([[t.to("cpu").numpy().copy() for t in call()] for _ in range(8)])
+    for eager, replayed in zip(*runs, strict=True):
+        for x, y in zip(eager, replayed, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@both
+def test_what_is_given_ahead_is_not_written_over(device: str) -> None:
+    """Not by the result of its last reader, however large it is; else another one, which is sent, would undo that."""
+    numbers, noise = count(), Generator(0, "noise")
+
+    def batch() -> Array:
+        return np.full(recording.LARGE // 4, next(numbers), np.float32)
+
+    def step() -> tuple[mg.Tensor, mg.Tensor]:
+        y = mg.Tensor.of(kernels.ahead(batch, device=device)) + mg.Tensor([1.0]).to(device)
+        z = mg.Tensor.of(noise.normal(4, device=device))
+        return y.sum() / y.size, z
+
+    captured = capture(step)
+    assert [captured()[0].item() for _ in range(5)] == [1, 2, 3, 4, 5]
+
+
+@both
+@pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt])
+def test_what_was_counted_ahead_is_taken_back(device: str, raised: type[BaseException]) -> None:
+    """If a replay does not come to the next live call; behind it, it was done."""
+    first, second, third, calls = Counting(), Counting(), Counting(), count(1)
+
+    def fail() -> Array:
+        if next(calls) in (4, 6):
+            raise raised
+        return np.ones(2)
+
+    @capture
+    def step() -> Any:
+        kernels.ahead(first.next, device=device, back=first.back)
+        kernels.live(lambda: None)
+        a = kernels.ahead(second.next, device=device, back=second.back)
+        kernels.ahead(fail, device=device)
+        kernels.ahead(third.next, device=device, back=third.back)
+        return mg.Tensor.of(a) * 2
+
+    for i in range(1, 8):
+        with pytest.raises(raised) if i in (4, 6) else nullcontext():
+            step()
+        failed = (i >= 4) + (i >= 6)
+        assert (first.count, second.count, third.count) == (i, i - failed, i - failed)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param(DEVICE, marks=needs_device)])
+def test_what_is_made_of_numbers_given_ahead_is_made_ahead(device: str) -> None:
+    """Unless somebody may have written to them; what is made of the step's own arrays is made where it stands."""
+    numbers = Counting()
+
+    def tenfold(x: Array) -> Array:
+        return 10 * kernels.to_host(x)
+
+    def step(x: mg.Tensor) -> list[mg.Tensor]:
+        first, second, third = (kernels.ahead(numbers.next) for _ in range(3))
+        found = [kernels.early(tenfold, first.reshape(2, 1)[1:], device=device)]
+        found.append(kernels.early(tenfold, (x + 1).array, device=device))
+        kernels.multiply(second, np.float32(2), out=second)
+        kernels.live(lambda a: np.negative(a, out=a), third)
+        return [mg.Tensor.of(a) * 1 for a in (*found, *(kernels.early(tenfold, a) for a in (second, third)))]
+
+    captured, x = capture(step), mg.Tensor([0.5]).to(device)
+    for i in range(5):
+        found = [y.to("cpu").numpy().reshape(-1)[0] for y in captured(x)]
+        assert found == [10 * (3 * i + 1), 15, 20 * (3 * i + 2), -10 * (3 * i + 3)]
+    (plan,) = captured.plans
+    kinds = [call.kind for call in plan.replayed if call.kind != "kernel"]
+    assert kinds == ["ahead"] * 4 + ["live"] * 4
+    written = capture(lambda: kernels.early(tenfold, np.negative(a := kernels.ahead(numbers.next), out=a)))
+    with pytest.raises(CaptureError, match=r"was written to by something that is no kernel"):
+        written()
+
+
+def test_what_cannot_be_called_ahead() -> None:
+    n = count()
+    step = capture(lambda x: mg.Tensor.of(kernels.ahead(lambda a: a, x.array)))
+    with pytest.raises(CaptureError, match=r"lambda, called ahead at .*, is given an array, which a replay has not "):
+        step(mg.Tensor([1.0]))
+    step = capture(lambda: mg.Tensor.of(kernels.ahead(partial(np.full, 2, float(next(n))))) + 1)
+    step()
+    with pytest.raises(CaptureError, match=r"the function that is called ahead at .* is another one in each step, "):
+        step()
+    shapes = iter([2, 2, 2, 3])
+    step = capture(lambda: mg.Tensor.of(kernels.ahead(lambda: np.ones(next(shapes)))) * 2)
+    for _ in range(3):
+        step()
+    with pytest.raises(CaptureError, match=r"gave float64 \(2,\) when the step was .* float64 \(3,\) now"):
+        step()
 
 
 @needs_device
@@ -581,8 +769,16 @@ def test_layouts_stay_what_they_were() -> None:
 # ---- CUDA graphs: CuPy is a fake -------------------------------------------------------------------------------
 
 
-def test_a_graph_is_recorded_on_a_stream_and_pool_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
+class Refused(Exception):
+    """CUDA's "operation not permitted when stream is capturing"."""
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """done: what it was asked for. recording: the calls of the graph that is being recorded, or None. spoiled: whether
+    its end will be refused."""
+    state = SimpleNamespace(done=list[str](), recording=None, spoiled=False)
+    done = state.done
 
     class Stream:
         def __init__(self, non_blocking: bool = False) -> None:
@@ -596,10 +792,15 @@ def test_a_graph_is_recorded_on_a_stream_and_pool_of_its_own(monkeypatch: pytest
 
         def begin_capture(self) -> None:
             done.append("begin")
+            state.recording = []
 
         def end_capture(self) -> Any:
             done.append("end")
-            return SimpleNamespace(launch=lambda stream: done.append(f"launch on {stream.name}"))
+            calls, state.recording = state.recording, None
+            if state.spoiled:
+                state.spoiled = False
+                raise Refused("invalidated")
+            return SimpleNamespace(launch=lambda stream: done.extend([f"launch on {stream.name}", *calls]))
 
         def synchronize(self) -> None:
             done.append(f"wait for {self.name}")
@@ -617,13 +818,94 @@ def test_a_graph_is_recorded_on_a_stream_and_pool_of_its_own(monkeypatch: pytest
         using_allocator=using,
     )
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
-    launch = gpu.graph([lambda: done.append("first"), lambda: done.append("second")])
-    recorded = [*done]
+    return state
+
+
+def runs_of(cupy: SimpleNamespace, names: str, refused: str = "", spoiling: str = "") -> list[Callable[[], None]]:
+    """Calls of these names. While a graph is recorded, those in `refused` raise; all of `refused` and `spoiling` make
+    its end fail."""
+
+    def call(name: str) -> None:
+        if cupy.recording is None:
+            cupy.done.append(name)
+            return
+        cupy.spoiled |= name in refused + spoiling
+        if name in refused:
+            raise Refused("not permitted")
+        cupy.recording.append(name)
+
+    def named(name: str) -> Callable[[str], None]:
+        function: Any = partial(call)
+        function.name = name
+        return function  # type: ignore[no-any-return]
+
+    return [partial(named(name), name) for name in names]
+
+
+def test_a_graph_is_recorded_on_a_stream_and_pool_of_its_own(cupy: SimpleNamespace) -> None:
+    launch = gpu.graph(runs_of(cupy, "ab"))
+    recorded = [*cupy.done]
     launch()
     launch()
     assert recorded == [
         "wait for common",
-        *("enter own", "memory of its own pool", "begin", "first", "second", "end"),
+        *("enter own", "memory of its own pool", "begin", "end"),
         *("memory as before", "exit own"),
     ]
-    assert done[len(recorded) :] == ["launch on common"] * 2
+    assert cupy.done[len(recorded) :] == ["launch on common", "a", "b"] * 2
+
+
+@pytest.mark.parametrize("spoiling", [False, True])
+def test_what_cuda_does_not_record_runs_between_two_graphs(cupy: SimpleNamespace, spoiling: bool) -> None:
+    """Whether the refused graph ends as if nothing had happened, or not."""
+    runs = runs_of(cupy, "abcd", refused="c")
+    text = (
+        r"^CUDA does not record c in a graph \(not permitted\): in a captured step it is launched by the host each "
+        "time, which is right, but slower$"
+    )
+    with pytest.warns(RuntimeWarning, match=text) as caught:
+        launch = gpu.graph(runs)
+    assert len(caught) == 1
+    cupy.done.clear()
+    launch()
+    assert cupy.done == ["launch on common", "a", "b", "c", "launch on common", "d"]
+
+
+def test_who_interrupts_leaves_no_stream_recording(cupy: SimpleNamespace) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gpu.graph([*runs_of(cupy, "a"), interrupted])
+    assert cupy.recording is None
+    assert "end" in cupy.done
+
+
+def test_a_graph_that_fails_at_its_end_is_none(cupy: SimpleNamespace) -> None:
+    with pytest.warns(RuntimeWarning, match=r"record a or b in a graph \(invalidated\): in a captured step it and "):
+        launch = gpu.graph(runs_of(cupy, "aba", spoiling="b"))
+    cupy.done.clear()
+    launch()
+    assert cupy.done == ["a", "b", "a"]
+
+
+@needs_device
+def test_what_launches_are_given_lives_as_long_as_a_graph() -> None:
+    """The tables of an optimizer's kernel, too, which others may push out of their cache."""
+    device = connect(DEVICE)
+    p, g = ([device.xp.array(np.ones(5, np.float32))] for _ in range(2))
+
+    def step() -> None:
+        kernels.sgd(p, g, None, lr=0.25, momentum=0.0, weight_decay=0.0)
+
+    step()
+    kept: list[Any] = []
+    with cuda.recording_a_graph(kept):
+        step()
+    ((arguments, reaches),) = kept
+    assert len(arguments) == 6  # parts, two tables of addresses, the rate, no gate, decay
+    assert [array is known for array, known in zip(reaches, (*p, *g), strict=True)] == [True, True]
+    with cuda.recording_a_graph([]), pytest.raises(RuntimeError, match=r"^a table would have to be sent to the "):
+        kernels.sgd(p, g, None, lr=0.5, momentum=0.0, weight_decay=0.0)
+    step()
+    assert kernels.to_host(p[0]).tolist() == [1 - 3 * 0.25] * 5

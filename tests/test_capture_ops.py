@@ -92,7 +92,7 @@ def derivatives(op: Callable[..., mg.Tensor], order: int, xs: tuple[mg.Tensor, .
 REFUSED = {
     "dropout": (
         "each step makes a generator of its own, which a replay would not",
-        "capture: the function that is called live at .* is another one in each step",
+        "capture: the function that is called ahead at .* is another one in each step",
     )
 }
 """Rows of the table that cannot be captured: why, and what the error says. MORE has what to do instead."""

@@ -469,7 +469,7 @@ def test_a_batch_that_was_only_looked_at_is_forgotten() -> None:
     """When a training begins anew, after an error between the two, and its data may have been restored."""
     game, players = small()
     game.real = (np.full((6, 2), i, np.float32) for i in count())
-    assert game._coming() == ((6, 2), "float32")
+    assert game._coming() == ((6, 2), "float32", "cpu")
     assert game._coming() == game._coming()
     Turns(game, players)
     assert game.images()[0, 0] == 1

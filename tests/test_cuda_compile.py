@@ -1,8 +1,9 @@
 """Every .cu file compiles for every architecture, within its registers and without spills. Needs no GPU."""
 
-import functools
+import re
 from pathlib import Path
 
+import cubins
 import pytest
 
 from minigan.kernels import cuda, nvrtc
@@ -37,9 +38,8 @@ extern "C" __global__ void __launch_bounds__(1024, 2) hoard(const float* x, floa
 }"""
 
 
-@functools.cache
 def compiled(name: str, number: int, arch: int) -> nvrtc.Compiled:
-    return nvrtc.compile_for(SOURCES[name], SOURCES[name].variants[number], arch)
+    return cubins.compiled(SOURCES[name], number, arch)
 
 
 def test_every_file_has_its_host_code() -> None:
@@ -81,6 +81,33 @@ def test_tiles_are_moved_by_wide_loads_and_multiplied_in_registers(name: str, ar
                 assert any(instruction.startswith(start) for instruction in found), (kernel, start)
             assert any(instruction.startswith("LDS") and "128" in instruction for instruction in found), kernel
             assert not any(instruction.startswith(("LDL", "STL")) for instruction in found), kernel
+
+
+STREAMS = {
+    "activation/activation.cu": ("bias_act", "bias_act_backward"),
+    "batch_norm/batch_norm.cu": ("strip_moments", "apply", "strip_gradients", "input_gradient"),
+}
+"""Kernels that are as fast as memory; two of them write next to nothing."""
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("arch", [75, 80, 90, 100])
+def test_images_are_streamed_by_wide_loads_and_stores(name: str, arch: int) -> None:
+    (number,) = [number for number, variant in enumerate(SOURCES[name].variants) if variant.get("VECTOR") == 4]
+    if arch not in KNOWN:
+        pytest.skip(f"the compiler does not know sm_{arch}")
+    try:
+        instructions = nvrtc.instructions(compiled(name, number, arch).cubin)
+    except nvrtc.CompilerNotFound as missing:
+        pytest.skip(str(missing))
+    for kernel in STREAMS[name]:
+        found = instructions[kernel]
+        wide = [sum(n for i, n in found.items() if i.startswith(f"{start}.E.128")) for start in ("LDG", "STG")]
+        assert wide[0] >= 4, kernel  # that many are under way
+        assert wide[1] >= (0 if kernel.startswith("strip") else 4), kernel
+        assert not any(instruction.startswith(("LDL", "STL")) for instruction in found), kernel
+        single = sum(n for i, n in found.items() if re.match(r"(LDG|STG)\.E(\.SYS|\.CONSTANT)*$", i))
+        assert single <= (4 if kernel == "strip_gradients" else 0), kernel  # rstd, once at the end
 
 
 # ---- the compiler itself ---------------------------------------------------------------------------------------

@@ -28,10 +28,16 @@ GEOMETRIES = {  # stride, padding, window, size of x; N, C, O
     "k1": (Geometry((1, 1), (0, 0), (1, 1), (3, 3)), 1, 17, 17),
     "from one channel": (Geometry((2, 2), (1, 1), (4, 4), (8, 8)), 5, 1, 64),
     "to one channel": (Geometry((2, 2), (1, 1), (4, 4), (8, 8)), 4, 64, 1),
-    "to one pixel": (Geometry((1, 1), (0, 0), (4, 4), (4, 4)), 3, 24, 1),
+    "to one pixel": (Geometry((1, 1), (0, 0), (4, 4), (4, 4)), 3, 24, 20),
     "window smaller than stride": (Geometry((3, 4), (0, 0), (2, 2), (7, 9)), 1, 4, 24),
     "padding wider than x": (Geometry((2, 2), (3, 3), (4, 4), (2, 1)), 2, 4, 20),
 }
+
+
+@pytest.fixture(autouse=True)
+def by_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few channels have kernels of their own, which test_cuda_few.py tests."""
+    monkeypatch.setattr(conv.cuda_few, "fits", lambda op, sizes: False)
 
 
 @pytest.fixture
@@ -54,20 +60,6 @@ def compute(op: str, arrays: list[np.ndarray], g: Geometry) -> np.ndarray:
 def assert_close(actual: np.ndarray, desired: np.ndarray, tolerance: float = 1e-5) -> None:
     assert (actual.shape, actual.dtype) == (desired.shape, desired.dtype)
     np.testing.assert_allclose(actual, desired, rtol=tolerance, atol=tolerance * float(np.abs(desired).max(initial=0)))
-
-
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """(kernel, macros) of each launch."""
-    calls: list[tuple[str, Any]] = []
-    original = cuda.Source.launch
-
-    def launch(self: Any, kernel: str, grid: Any, block: Any, args: Any, macros: Any, **rest: Any) -> None:
-        calls.append((kernel, macros))
-        original(self, kernel, grid, block, args, macros, **rest)
-
-    monkeypatch.setattr(cuda.Source, "launch", launch)
-    return calls
 
 
 @pytest.mark.parametrize("op", OPS)

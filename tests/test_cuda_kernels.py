@@ -27,6 +27,11 @@ each_row = pytest.mark.parametrize("name", CASES)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
+def options(scalars: dict[str, Any]) -> dict[str, Any]:
+    """What is given by name, arrays on the device."""
+    return {key: send(value) for key, value in scalars.items()}
+
+
 def on_device(name: str, call: Call, **out: Any) -> list[np.ndarray]:
     """What the table's row computes on the device, fetched."""
     arguments, scalars = call
@@ -35,7 +40,7 @@ def on_device(name: str, call: Call, **out: Any) -> list[np.ndarray]:
         n, dtype = arguments[2], DRAWN[name] or arguments[3]
         odd = n % 2  # then the array begins where vectors of four may not
         out = {"out": kernels.empty(n + odd, dtype, DEVICE)[odd:]} | out
-    found = fetch(results(name, KERNELS[name], (given, scalars), **out))
+    found = fetch(results(name, KERNELS[name], (given, options(scalars)), **out))
     if name not in IN_PLACE:
         for before, after in zip(arguments, given, strict=True):
             np.testing.assert_equal(fetch(after), before, err_msg=f"{name} changed an argument")
@@ -67,7 +72,7 @@ def test_out_is_filled_and_returned(name: str) -> None:
         expected = on_device(name, call)
         given = tuple(send(np.full_like(d, 7)) for d in expected)
         arguments = [a if INDEXED.get(name) == i else send(a) for i, a in enumerate(call[0])]
-        found = results(name, KERNELS[name], (arguments, call[1]), out=given if len(given) > 1 else given[0])
+        found = results(name, KERNELS[name], (arguments, options(call[1])), out=given if len(given) > 1 else given[0])
         assert all(a is g for a, g in zip(found, given, strict=True))
         for a, d in zip(fetch(found), expected, strict=True):
             np.testing.assert_array_equal(a, d)
@@ -98,7 +103,7 @@ def test_strided_arguments(name: str) -> None:
         kept = (*IN_PLACE.get(name, ()), INDEXED.get(name))  # written to in place, or an index
         given = [a if i == INDEXED.get(name) else send(a) for i, a in enumerate(copies(arguments))]
         given = [a if i in kept else each(every_second, a) for i, a in enumerate(given)]
-        found = fetch(results(name, KERNELS[name], (given, scalars)))
+        found = fetch(results(name, KERNELS[name], (given, options(scalars))))
         for a, d in zip(found, expected, strict=True):
             np.testing.assert_array_equal(a, d)
 
@@ -137,6 +142,16 @@ def test_the_examples_launch_their_kernels_without_a_violation(source: Any, monk
         with run({"order": "reverse", "check": True}):
             example(device)
         assert (source.file, kernel) in launched
+
+
+def test_cupy_is_given_a_number_for_a_null_pointer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of None it makes another address."""
+    given: list[Any] = []
+    device = cuda.Device("cuda", None, lambda: None)
+    monkeypatch.setattr(cuda, "device_of", lambda *arrays: device)
+    monkeypatch.setattr(cuda.Source, "_function", lambda *key: lambda *args, **options: given.append(args[2]))
+    cuda.sources()[0].launch("kernel", (1,), (32,), (None, 3), {})
+    assert [(value, value.dtype) for value in given[0]] == [(0, np.uint64), (3, np.int32)]
 
 
 def test_arguments_that_a_launch_refuses() -> None:

@@ -1,4 +1,4 @@
-"""The tests of the CUDA kernels notice every barrier that is missing and every guard that does not guard."""
+"""The tests of the CUDA kernels notice every barrier that is missing, short wait, and guard that does not guard."""
 
 import json
 import os
@@ -17,10 +17,12 @@ pytestmark = [needs_device, only_emulated]
 
 ROOT = Path(__file__).parent.parent
 
-PIVOT = "min(count, PIVOT_ROWS * (int)blockDim.y)"
+TERMS = "min(terms, first + chunk)"
+PIVOT = "min(count, AHEAD * (int)blockDim.y)"
 SURVIVORS = {
-    ("batch_norm/batch_norm.cu", PIVOT, f"decltype({PIVOT})(count)"): "the mean of more rows is a slower, good pivot",
+    ("batch_norm/batch_norm.cu", PIVOT, f"decltype({PIVOT})(count)"): "near 0 any pivot will do, and not at 1000",
     ("conv2d/conv2d.cu", "k < terms", "true"): "terms beyond a phase's own are zeros, and it saves adding them",
+    ("conv2d/tensor.cu", TERMS, f"decltype({TERMS})(first + chunk)"): "tiles beyond the last term are zeros, likewise",
     ("random/random.cu", "b > (n - 1) / 4", "false"): "words are guarded one by one; this is for n where 4 b wraps",
 }
 """(file, text, in place of it) of the mutants that nobody can notice, and why."""
@@ -44,6 +46,7 @@ def test_every_mutant_is_caught() -> None:
     kinds = [kind for _, _, kind, _, _ in sites]
     print({kind: kinds.count(kind) for kind in sorted(set(kinds))}, f"{len(sites - caught)} survived")
     assert kinds.count("barrier") > 10
+    assert kinds.count("wait") == 3
     assert kinds.count("condition") > 50
     left = {(file, text, instead) for file, _, _, text, instead in sites - caught}
     assert left == set(SURVIVORS), sorted(sites - caught)
@@ -55,6 +58,9 @@ def test_what_is_mutated() -> None:
     if (i >= n || j >= m) return;
     y[i] = i < n && j < m ? x[i] : 0;
     __syncthreads();
+    cp_async_commit();
+    constexpr int lines = n < 32 ? 32 / n : 1;
+    cp_async_wait<STAGES - 2>();
     """
     instrumented, sites = instrument(text)
     call = "min(n, blockIdx.x + 1)"
@@ -66,6 +72,8 @@ def test_what_is_mutated() -> None:
         (3, "condition", "i < n", "true"),
         (3, "condition", "j < m", "true"),
         (4, "barrier", "__syncthreads()", "(void)0"),
+        (5, "wait", "cp_async_commit()", "(void)0"),
+        (7, "wait", "cp_async_wait<STAGES - 2>()", "cp_async_wait<STAGES - 2 + 1>()"),
     ]
     assert (
         f"(mutant(1) ? decltype({call})(blockIdx.x + 1) : (mutant(0) ? decltype({call})(n) : {call}));" in instrumented

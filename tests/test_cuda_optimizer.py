@@ -1,17 +1,22 @@
 """The kernels for parameters, random numbers and indices: one launch, equal bits, edges. On the emulated device."""
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from on_device import DEVICE, needs_device, run
 
+from minigan import kernels
 from minigan.kernels import cuda
 from minigan.kernels.elementwise import cuda as elementwise
 from minigan.kernels.elementwise import reference as elementwise_reference
 from minigan.kernels.indexing import cuda as indexing
 from minigan.kernels.indexing import reference as indexing_reference
+from minigan.kernels.optimizer import cpu as optimizer_cpu
 from minigan.kernels.optimizer import cuda as optimizer
 from minigan.kernels.optimizer import reference as optimizer_reference
 from minigan.kernels.random import cuda as random
@@ -50,11 +55,12 @@ def host(array: Any) -> np.ndarray:
 # ---- optimizer -------------------------------------------------------------------------------------------------
 
 STEPS: dict[str, tuple[str, int, dict[str, Any]]] = {  # kernel: function, number of states, scalars
-    "sgd": ("sgd", 0, {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.01, "first": True}),
-    "sgd_momentum": ("sgd", 1, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "first": False}),
+    "sgd": ("sgd", 0, {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.01}),
+    "sgd_momentum": ("sgd", 1, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
     "rmsprop": ("rmsprop", 1, {"lr": 0.01, "alpha": 0.9, "eps": 1e-8, "weight_decay": 0.01}),
     "adam": ("adam", 2, {"lr": 0.01, "beta1": 0.5, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01, "step": 3}),
     "clip_weights": ("clip_weights", 0, {"c": 0.5}),
+    "moving_average": ("moving_average", 0, {"decay": 0.9}),
 }
 
 
@@ -64,7 +70,7 @@ def call(module: Any, name: str, p: Any, g: Any, states: list[Any]) -> None:
     if function == "clip_weights":
         assert module.clip_weights(p, scalars["c"]) is p
         return
-    of_each = {key: [scalars[key] + i % 2 for i in range(len(p))] for key in ("step", "first") if key in scalars}
+    of_each = {key: [scalars[key] + i % 2 for i in range(len(p))] for key in ("step",) if key in scalars}
     given = states or ([None] if function == "sgd" else [])
     assert getattr(module, function)(p, g, *given, **(scalars | of_each)) is p
 
@@ -110,7 +116,7 @@ def test_one_launch_for_all_parameters_of_a_dtype(
 
 
 def test_tables_of_the_same_parameters_are_made_once(device: cuda.Device) -> None:
-    made = optimizer._parts.cache_info, cuda._address_table.cache_info, optimizer._lr.cache_info
+    made = optimizer._parts.cache_info, cuda._address_table.cache_info, optimizer._constant.cache_info
     p, g = (up(device, [np.ones(n, np.float32) for n in (3, 4)]) for _ in range(2))
     counts = []
     for _ in range(3):
@@ -119,11 +125,70 @@ def test_tables_of_the_same_parameters_are_made_once(device: cuda.Device) -> Non
     assert counts[0] == counts[1] == counts[2]
 
 
-def test_a_first_step_ignores_what_is_in_the_buffer(device: cuda.Device) -> None:
-    p, g, buffer = (up(device, [np.full(3, v)] * 2) for v in (1.0, 2.0, np.nan))
-    optimizer.sgd(p, g, buffer, lr=0.5, momentum=0.9, weight_decay=0, first=[True, False])
-    assert [host(a).tolist() for a in buffer] == [[2] * 3, [pytest.approx(np.nan, nan_ok=True)] * 3]
-    assert host(p[0]).tolist() == [0] * 3
+MODULES = {"cuda": optimizer, "cpu": optimizer_cpu, "reference": optimizer_reference}
+EVERYWHERE = [(where, name) for where in MODULES for name in STEPS if hasattr(MODULES[where], STEPS[name][0])]
+
+
+@pytest.mark.usefixtures("order")
+@pytest.mark.parametrize(("where", "name"), EVERYWHERE)
+@pytest.mark.parametrize("gate", [0.0, -3.0e38, np.nan, np.inf, -np.inf])
+@dtypes
+def test_a_gate_that_is_not_finite(
+    device: cuda.Device, monkeypatch: pytest.MonkeyPatch, where: str, name: str, gate: float, dtype: Any
+) -> None:
+    """Nothing is written behind it; behind any other the step is that without one. It may be of another dtype."""
+    module: Any = MODULES[where]
+    rng = np.random.default_rng(0)
+    place = device.xp.array if module is optimizer else np.array
+    kept, given = ([[rng.random(n).astype(dtype) for n in (5, 1030)] for _ in range(2 + STEPS[name][1])] for _ in "12")
+    of_gate = np.float64 if abs(gate) > 1e30 or dtype is np.float64 else dtype
+    for gated in (False, True):
+        arrays = [[place(a) for a in of] for of in kept]
+        if gated:
+            function = getattr(module, STEPS[name][0])
+            monkeypatch.setattr(module, STEPS[name][0], partial(function, gate=place(np.array([gate], of_gate))))
+        call(module, name, arrays[0], arrays[1], arrays[2:])
+        given = arrays if not gated else given
+        expected = given if np.isfinite(gate) else kept
+        if gated:
+            for a, b in zip(chain(*arrays), chain(*expected), strict=True):
+                np.testing.assert_array_equal(kernels.to_host(a), kernels.to_host(b))
+
+
+@pytest.mark.parametrize(("where", "name"), [(where, name) for where, name in EVERYWHERE if name != "clip_weights"])
+@dtypes
+def test_rates_and_counts_in_memory(
+    device: cuda.Device, monkeypatch: pytest.MonkeyPatch, where: str, name: str, dtype: Any
+) -> None:
+    """Where a recorded step finds them: to the same bits, of any dtype; also where not all parameters are of one."""
+    module: Any = MODULES[where]
+    place = device.xp.array if module is optimizer else np.array
+    function, results = getattr(module, STEPS[name][0]), []
+
+    def in_memory(p: Any, g: Any, *states: Any, **scalars: Any) -> Any:
+        moved = {"lr": 1, "decay": 1, "step": len(p)}
+        placed = {k: place(np.array(v, dtype).reshape(moved[k])) if k in moved else v for k, v in scalars.items()}
+        return function(p, g, *states, **placed)
+
+    for way in (function, in_memory):
+        rng = np.random.default_rng(0)
+        monkeypatch.setattr(module, STEPS[name][0], way)
+        sizes = (5, np.float32), (7, np.float64), (1030, np.float32)
+        arrays = [[place(rng.random(n).astype(kind)) for n, kind in sizes] for _ in range(4)]
+        call(module, name, arrays[0], arrays[1], arrays[2 : 2 + STEPS[name][1]])
+        results.append([kernels.to_host(a) for a in chain(*arrays)])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6 if dtype is np.float32 else 0)
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), np.int64(1)])
+def test_a_rate_may_be_one_of_numpys_numbers(device: cuda.Device, number: Any) -> None:
+    """As a schedule computes it."""
+    p, g = (up(device, [np.full(3, v)]) for v in (1.0, 2.0))
+    optimizer.sgd(p, g, None, lr=number, momentum=0, weight_decay=0)
+    assert host(p[0]).tolist() == [1 - 2 * float(number)] * 3
+    optimizer.moving_average(p, g, number)
+    assert host(p[0]).tolist() == [2 + float(number) * (-1 - 2 * float(number))] * 3
 
 
 def test_clipping_keeps_nan_and_the_edges(device: cuda.Device) -> None:
@@ -146,7 +211,7 @@ def test_adams_corrections_keep_their_digits(device: cuda.Device, step: int) -> 
 
 def test_gradients_may_be_views_and_nothing_else(device: cuda.Device) -> None:
     p, g, m = (device.xp.array(np.arange(6.0).reshape(2, 3)) for _ in range(3))
-    optimizer.sgd([p], [g.T.copy().T], None, lr=1, momentum=0, weight_decay=0, first=[True])
+    optimizer.sgd([p], [g.T.copy().T], None, lr=1, momentum=0, weight_decay=0)
     assert not host(p).any()
     optimizer.sgd([p], [np.broadcast_to(device.xp.array(np.ones(1)), (2, 3))], None, lr=1, **SGD)
     assert (host(p) == -1).all()
@@ -160,7 +225,7 @@ def test_gradients_may_be_views_and_nothing_else(device: cuda.Device) -> None:
         optimizer.sgd([p], [g.astype(np.float32)], None, lr=1, **SGD)
 
 
-SGD: dict[str, Any] = {"momentum": 0.0, "weight_decay": 0.0, "first": [True]}
+SGD: dict[str, Any] = {"momentum": 0.0, "weight_decay": 0.0}
 
 
 # ---- random ----------------------------------------------------------------------------------------------------
@@ -173,8 +238,11 @@ def test_the_stream_is_that_of_the_cpu(device: cuda.Device, counter: int, n: int
     key = 0xFEDCBA9876543210
     words = random.philox(key, counter, n, device.xp.empty(n, np.uint32))
     np.testing.assert_array_equal(host(words), random_reference.philox(key, counter, n))
+    halves = device.xp.array(np.array([counter % WORD, counter // WORD], np.uint64))
+    np.testing.assert_array_equal(host(random.philox(key, halves, n)), host(words))
     for dtype in DTYPES:
         u = random.uniform(key, counter, n, dtype, device.xp.empty(n, dtype))
+        np.testing.assert_array_equal(host(random.uniform(key, halves, n, dtype)), host(u))
         np.testing.assert_array_equal(host(u), random_reference.uniform(key, counter, n, dtype))
         z = random.normal(key, counter, n, dtype, device.xp.empty(n, dtype))
         scale = 4 * float(np.finfo(dtype).eps)
@@ -208,6 +276,8 @@ def test_refused_draws(device: cuda.Device) -> None:
     out = device.xp.empty(3, np.float32)
     with pytest.raises(ValueError, match=r"^uniform: pass out=, an array of the device to draw on$"):
         random.uniform(0, 0, 3, np.float32)
+    with pytest.raises(ValueError, match=r"^philox: a counter is a number, or uint64 \(2,\), not float32 \(3,\)$"):
+        random.philox(0, out, 3)
     with pytest.raises(ValueError, match=r"^normal: writes into float32 \(4,\), not into float32 \(3,\)$"):
         random.normal(0, 0, 4, np.float32, out)
     with pytest.raises(ValueError, match=r"^uniform: writes into float64 \(3,\), not into float32 \(3,\)$"):
@@ -279,8 +349,9 @@ def test_sums_at_repeated_places_have_the_bits_of_a_loop(device: cuda.Device, dt
     g = (rng.standard_normal(1000) * 10.0 ** rng.integers(-6, 7, 1000)).astype(dtype)
     index = rng.integers(0, 9, 1000)
     expected = indexing_reference.scatter_add(g, index, (9,))
-    for given in (index, device.xp.array(index)):
-        np.testing.assert_array_equal(host(indexing.scatter_add(device.xp.array(g), given, (9,))), expected)
+    for given, most in ((index, None), (device.xp.array(index), indexing.LOOKED_AT), (device.xp.array(index), 0)):
+        with mock.patch.object(indexing, "LOOKED_AT", most):  # 0: sorted on the device
+            np.testing.assert_array_equal(host(indexing.scatter_add(device.xp.array(g), given, (9,))), expected)
 
 
 @dtypes

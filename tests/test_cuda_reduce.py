@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from on_device import DEVICE, WAYS, fetch, needs_device, run, send
+from on_device import DEVICE, WAYS, fetch, needs_device, only_emulated, run, send
 
-from minigan import kernels
+import minigan as mg
+from minigan import kernels, nn
+from minigan.kernels import cuda, emulator
+from minigan.kernels.batch_norm.cuda import combine
+from minigan.kernels.emulator.report import costs
 from minigan.kernels.reduce.cuda import BLOCKS, THREADS, Tiling
 
 pytestmark = needs_device
@@ -39,16 +43,29 @@ def normal(*shape: int, mean: float = 0, dtype: Any = np.float32) -> np.ndarray:
 
 @pytest.mark.parametrize("outer", [1, 3, 100, 10**6])
 @pytest.mark.parametrize("n", [1, 2, 127, 129, 4097, 10**6])
-@pytest.mark.parametrize("inner", [1, 3, 32, 33, 512])
-def test_a_tiling_covers_everything_within_cudas_limits(outer: int, n: int, inner: int) -> None:
-    (columns, rows_of_blocks), (width, height, depth), strips, rows = Tiling.of(outer, n, inner)
+@pytest.mark.parametrize(("inner", "lanes"), [(1, 1), (3, 1), (32, 1), (33, 1), (512, 1), (4, 4), (36, 4), (512, 4)])
+def test_a_tiling_covers_everything_within_cudas_limits(outer: int, n: int, inner: int, lanes: int) -> None:
+    (columns, rows_of_blocks), (width, height, depth), strips, rows = Tiling.of(outer, n, inner, lanes=lanes)
     assert width * height * depth <= THREADS
     assert depth <= 64
     assert height & (height - 1) == 0
-    assert columns == -(-inner // width) * -(-outer // depth)
+    assert columns == -(-inner // (lanes * width)) * -(-outer // depth)
     assert rows_of_blocks == strips <= BLOCKS
     assert (strips - 1) * rows < n <= strips * rows
     assert strips == 1 or rows % height == 0
+
+
+LAYERS = [(131_072, 64), (32_768, 128), (8192, 256), (2048, 512), (100_352, 16)]
+"""(pixels, channels) of batches of 128 images, of 64 and 28 pixels a side."""
+
+
+@pytest.mark.parametrize(("n", "C"), LAYERS)
+def test_layers_of_images_fill_a_gpu_in_one_wave(n: int, C: int) -> None:
+    """At 64 registers, 4 blocks of 256 threads on each of 128 multiprocessors: 512 at once, and the last ones whole."""
+    tiling = Tiling.of(1, n, C, lanes=4)
+    assert tiling.block[0] * tiling.block[1] == THREADS
+    assert 256 <= tiling.grid[0] * tiling.grid[1] <= 512
+    assert n > (tiling.strips - 1) * tiling.rows
 
 
 # ---- sums ------------------------------------------------------------------------------------------------------
@@ -155,7 +172,7 @@ def test_ties_share_the_gradient_of_the_largest() -> None:
 # ---- statistics ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(1, 3), (2, 1), (7, 33), (300, 1), (1000, 5), (2, 5, 7, 36), (3, 1100)])
+@pytest.mark.parametrize("shape", [(1, 3), (2, 1), (7, 33), (300, 1), (1000, 5), (2, 5, 7, 36), (3, 1100), (999, 20)])
 @FLOATS
 def test_statistics_of_any_shape(shape: tuple[int, ...], dtype: Any) -> None:
     x = normal(*shape, mean=3, dtype=dtype)
@@ -167,9 +184,10 @@ def test_statistics_of_any_shape(shape: tuple[int, ...], dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("row", [0, 1, 100, 2999])
-def test_statistics_far_from_zero_and_with_an_outlier(row: int) -> None:
+@pytest.mark.parametrize("C", [3, 4])
+def test_statistics_far_from_zero_and_with_an_outlier(row: int, C: int) -> None:
     """An outlier in the first rows spoils the pivot; 1000 against a deviation of 1 spoils what has none."""
-    x = normal(3000, 3, mean=1000)
+    x = normal(3000, C, mean=1000)
     x[row, 1] = -1e6
     exact = x.astype(np.float64)
     mean, var = in_every_way(lambda: kernels.batch_norm_statistics(send(x)))
@@ -178,8 +196,9 @@ def test_statistics_far_from_zero_and_with_an_outlier(row: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 77, 1000])
-def test_a_constant_channel_has_its_value_for_mean_and_no_variance(rows: int) -> None:
-    x = np.full((rows, 2), 1000.1, np.float32)
+@pytest.mark.parametrize("C", [2, 8])
+def test_a_constant_channel_has_its_value_for_mean_and_no_variance(rows: int, C: int) -> None:
+    x = np.full((rows, C), 1000.1, np.float32)
     mean, var = in_every_way(lambda: kernels.batch_norm_statistics(send(x)))
     np.testing.assert_array_equal(mean, x[0])
     np.testing.assert_array_equal(var, 0)
@@ -192,6 +211,125 @@ def test_statistics_of_a_view() -> None:
         expected = kernels.batch_norm_statistics(send(np.ascontiguousarray(view(x))))
         for a, b in zip(found, fetch(expected), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("groups", "per_group", "rows"), [(1, 10, 4), (4, 10, 4), (4, 8, 4), (9, 1, 5), (3, 700, 2)])
+def test_moments_of_strips_in_groups(groups: int, per_group: int, rows: int) -> None:
+    """The last strip of each group is shorter, and not only the last of all: it weighs less."""
+    x = normal(groups, per_group, 5, mean=1000).astype(np.float64)
+    x += np.arange(groups)[:, None, None]  # most of the variance is between the strips
+    strips = [group[i : i + rows] for group in x for i in range(0, per_group, rows)]
+    moments = [send(np.array([f(s) for s in strips])) for f in (lambda s: s.mean(0), lambda s: s.var(0) * len(s))]
+
+    def combined() -> tuple[Any, Any]:
+        mean, var = send(np.full((2, 5), np.nan, np.float32))
+        combine(*moments, rows, per_group, mean, var)
+        return mean, var
+
+    mean, var = in_every_way(combined)
+    np.testing.assert_allclose(mean, x.mean((0, 1)), rtol=1e-7)
+    np.testing.assert_allclose(var, x.var((0, 1)), rtol=3e-7, atol=1e-15)
+
+
+def test_moments_that_are_not_of_whole_groups() -> None:
+    means, of = send(np.ones((7, 5))), send(np.ones(5, np.float32))
+    refused = r"^combine: 10 rows a group in strips of 4 are 3 strips a group, but means are \(7, 5\) and squares \(7,"
+    with pytest.raises(ValueError, match=refused):
+        combine(means, means, 4, 10, of, of)
+
+
+@pytest.mark.parametrize("off", ["gy", "x", "channels", "out"])
+def test_channels_that_begin_where_vectors_may_not(off: str) -> None:
+    """Four channels go at a time only if every array allows it, and the results are the same up to rounding."""
+    arrays = {"gy": normal(130, 36) + 1, "x": normal(130, 36), "channels": np.abs(normal(4, 36)) + 1}
+    arrays["out"] = np.zeros_like(arrays["x"])
+
+    def results_with(off: str) -> list[np.ndarray]:
+        """With the array of that name one number behind a multiple of 16 bytes."""
+        placed = []
+        for name, a in arrays.items():
+            room = kernels.empty(a.size + 1, a.dtype, DEVICE)[int(name == off) :][: a.size].reshape(a.shape)
+            room[...] = send(a)
+            placed.append(room)
+        gy, x, of, out = placed
+        gradients = out, *kernels.empty((2, 36), x.dtype, DEVICE)
+        found = [
+            in_every_way(lambda: kernels.bias_act(x, of[0], 0.2, out=out)),
+            *in_every_way(lambda: kernels.bias_act_backward(gy, x, 0.2, out=gradients[:2])),
+            *in_every_way(lambda: kernels.batch_norm_statistics(x)),
+            in_every_way(lambda: kernels.batch_norm_apply(x, *of, 0.2, out=out)),
+            *in_every_way(lambda: kernels.batch_norm_backward(gy, x, *of, 0.2, out=gradients)),
+        ]
+        return list(map(np.copy, found))
+
+    for found, expected in zip(results_with(off), results_with(""), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_norm_is_five_launches_and_three_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statistics two, one for 1 / deviation, one to apply them, with the activation, and one for the running ones."""
+    launched, launch = [], cuda.Source.launch
+
+    def note(self: Any, kernel: str, *args: Any, **options: Any) -> None:
+        launched.append(kernel)
+        launch(self, kernel, *args, **options)
+
+    monkeypatch.setattr(cuda.Source, "launch", note)
+    net = nn.Sequential(nn.BatchNorm2d(8), nn.LeakyReLU(0.2)).to(DEVICE)
+    x = mg.Tensor.of(send(normal(2, 5, 5, 8)))
+    x.requires_grad = True
+    called = called_rows(monkeypatch, lambda: net(x))
+    forward = ["strip_moments", "combine_moments", "reciprocal_deviation", "apply", "running_moments"]
+    assert launched == forward
+    assert called == ["batch_norm_statistics", "batch_norm_rstd", "batch_norm_apply", "batch_norm_running"]
+    y, g = net(x), mg.Tensor.of(send(normal(2, 5, 5, 8)))
+    launched.clear()
+    called = called_rows(monkeypatch, lambda: mg.grad(y, x, g))
+    assert launched == ["strip_gradients", "add_gradients", "input_gradient"]
+    assert called == ["batch_norm_backward"]
+
+
+def called_rows(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> list[str]:
+    """The rows of the table that `run` calls."""
+    called, call = [], kernels.Kernel.__call__
+
+    def note(self: Any, *args: Any, **options: Any) -> Any:
+        called.append(self.name)
+        return call(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels.Kernel, "__call__", note)
+        run()
+    return called
+
+
+WALKS: dict[str, Callable[..., Any]] = {
+    "strip_moments combine_moments": lambda x: kernels.batch_norm_statistics(x),
+    "apply": lambda x: kernels.batch_norm_apply(x, x[0], x[1], x[2], x[3], 0.2),
+    "strip_gradients add_gradients input_gradient": lambda x: kernels.batch_norm_backward(
+        x, x, x[0], x[1], x[2], x[3], 0.2
+    ),
+    "bias_act": lambda x: kernels.bias_act(x, x[0], 0.2),
+    "bias_act_backward add_strips": lambda x: kernels.bias_act_backward(x, x, 0.2),
+    "sum_strips add_strips": lambda x: kernels.sum(x, 0),
+    "sum_all": lambda x: kernels.sum(x, 1),
+    "logsumexp": lambda x: kernels.logsumexp(x, 1),
+}
+
+
+@only_emulated
+@pytest.mark.parametrize("names", WALKS)
+@pytest.mark.parametrize("C", [3, 10, 16, 64, 160])
+def test_no_bank_is_asked_twice_and_images_go_by_whole_sectors(names: str, C: int) -> None:
+    """As the report has it. What the few sums of a strip cost is not asked."""
+    x = send(normal(2000, C))
+    with emulator.running(check=True, log_block=0) as done:
+        WALKS[names](x)
+    assert {launch.kernel for launch in done.launches} == set(names.split())
+    for launch in done.launches:
+        for cost in costs(launch):
+            if cost.memory == "shared" or (cost.bytes == 16 and C % 32 == 0):
+                assert cost.cost == cost.best, cost
 
 
 def test_the_signs_of_forward_and_backward_agree() -> None:

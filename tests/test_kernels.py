@@ -352,7 +352,7 @@ def test_optimizers_equal_pytorch(name: str, weight_decay: float, backend: str) 
         with kernels.use(backend):
             if name in ("sgd", "momentum"):
                 buffers = None if name == "sgd" else [a]
-                kernels.sgd([p], [g], buffers, momentum=0.9, first=[step == 1], **common)
+                kernels.sgd([p], [g], buffers, momentum=0.9, **common)
             elif name == "rmsprop":
                 kernels.rmsprop([p], [g], [a], alpha=0.9, eps=1e-7, **common)
             else:
@@ -389,6 +389,8 @@ def test_the_counter_carries_over_word_boundaries(bits: int, backend: str) -> No
     with kernels.use(backend):
         blocks = [kernels.philox(5, (2**bits + i) % 2**128, 4) for i in (-2, -1, 0, 1)]
         np.testing.assert_array_equal(kernels.philox(5, 2**bits - 2, 16), np.concatenate(blocks))
+        halves = np.array([(2**bits - 2) % 2**64, (2**bits - 2) // 2**64], np.uint64)
+        np.testing.assert_array_equal(kernels.philox(5, halves, 16), np.concatenate(blocks))
 
 
 @both

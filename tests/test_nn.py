@@ -466,6 +466,22 @@ def test_errors_of_layers(call: Any, text: str) -> None:
         call()
 
 
+WITH_SLOPES: dict[str, tuple[Callable[[bool], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda bias: nn.Linear(3, 4, bias), (5, 3)),
+    "convolution": (lambda bias: nn.Conv2d(3, 4, 3, bias=bias), (2, 5, 5, 3)),
+    "transposed": (lambda bias: nn.ConvTranspose2d(3, 4, 3, bias=bias), (2, 5, 5, 3)),
+}
+
+
+@pytest.mark.parametrize("name", WITH_SLOPES)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
+def test_a_slope_is_that_of_the_activation_behind(name: str, bias: bool, slope: float) -> None:
+    make, shape = WITH_SLOPES[name]
+    layer, x = make(bias), mg.Tensor(normal(*shape))
+    np.testing.assert_allclose(layer(x, slope).numpy(), mg.leaky_relu(layer(x), slope).numpy(), rtol=1e-6)
+
+
 def test_linear_refuses_a_bias_of_another_width() -> None:
     """One output channel would broadcast, and leave as five."""
     with pytest.raises(ValueError, match=re.escape("(5,)")):

@@ -163,11 +163,17 @@ def test_flops_of_the_convolution_trio_are_those_of_the_direct_convolution() -> 
         kernels.conv2d(x, w, g)
         kernels.conv_transpose2d(y, w, g, prepared=None)
         kernels.conv2d_weight(x, y, g, out=np.empty_like(w))
+        kernels.conv2d_bias_act(x, w, np.ones(O), 0.2, g)
+        kernels.conv_transpose2d_bias_act(y, w, np.ones(C), 0.2, g)
+        kernels.conv2d_statistics(x, w, g)
+        kernels.conv_transpose2d_statistics(y, w, g)
     for name, result in (("conv2d", y), ("conv_transpose2d", x), ("conv2d_weight", w)):
         row = kernel(p, name)
         assert row.flops == 2 * N * OH * OW * 3 * 2 * C * O
         assert row.bytes == x.nbytes + w.nbytes + y.nbytes
         assert row.allocated == (0 if name == "conv2d_weight" else result.nbytes)
+        if name != "conv2d_weight":
+            assert kernel(p, f"{name}_bias_act").flops == kernel(p, f"{name}_statistics").flops == row.flops
 
 
 def test_flops_of_matrix_products_with_any_number_of_axes() -> None:

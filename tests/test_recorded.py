@@ -52,10 +52,12 @@ SMALL = """\
 
 calls of a replay                           6
 of them live                                2
+of them ahead of kernels                    0
 memory that the results share, KB         0.5
 the least that they need at once, KB      0.5
 what they would take without sharing, KB  0.6
-kept after the step, KB                   0.1"""
+kept after the step, KB                   0.1
+given ahead, KB                           0.0"""
 
 
 def recorded_step(step: Any, *inputs: Any, calls: int = 2) -> Captured:
@@ -135,7 +137,8 @@ def test_the_map_shows_each_result_at_its_place(gan: Captured, tmp_path: Path) -
     axes, (plan,) = drawn_axes(gan, tmp_path / "map.png"), gan.plans
     assert [file.name for file in tmp_path.iterdir()] == ["map.png"]
     drawn = rectangles(axes)
-    values = [v for v in plan.tape.values if v.alias is None and not v.kept and not plan.tape.calls[v.born].idle]
+    inside = [v for v in plan.tape.values if v.alias is None and v.block == "shared"]
+    values = [v for v in inside if not plan.tape.calls[v.born].idle]
     heights, places = ([v.nbytes / 1e3 for v in values], [v.offset / 1e3 for v in values])
     assert [box.height for box in drawn] == pytest.approx(heights)
     assert [box.y0 for box in drawn] == pytest.approx(places)
@@ -161,7 +164,7 @@ def test_each_device_has_memory_of_its_own(tmp_path: Path) -> None:
 
 
 def test_every_kernel_has_a_colour() -> None:
-    assert {kernel.folder for kernel in kernels.KERNELS.values()} | {"live"} == recorded.FAMILIES.keys()
+    assert {kernel.folder for kernel in kernels.KERNELS.values()} | {"live", "ahead"} == recorded.FAMILIES.keys()
     colours = [colour for _, colour in recorded.FAMILIES.values()]
     assert len({*colours}) == len(colours)
 

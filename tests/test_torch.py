@@ -21,6 +21,8 @@ import minigan
 from minigan import Tensor, nn, ops, optim
 from minigan.gan import NON_SATURATING, Game, dcgan_discriminator, dcgan_generator, train, two_player
 from minigan.interop.torch import from_torch, to_torch
+from minigan.kernels import Geometry
+from minigan.ops.conv import Conv2dBiasAct, ConvTranspose2dBiasAct
 from minigan.random import Generator
 
 torch = pytest.importorskip("torch")
@@ -182,6 +184,22 @@ def test_layers_of_real_nets(size, window, stride, padding, C, O, dtype, toleran
         tolerance=tolerance,
         second=False,
     )
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
+def test_a_bias_and_an_activation_in_the_convolution(slope: float) -> None:
+    """As devices compute them."""
+    g, draw = Geometry((2, 2), (1, 1), (4, 4), (6, 8)), rng(5).standard_normal
+    x, w, y, of_y, of_x = (draw(s) for s in ((2, 6, 8, 3), (4, 4, 3, 5), (2, 3, 4, 5), (5,), (3,)))
+    for kind, theirs, arrays in (
+        (Conv2dBiasAct, convolution(stride=2, padding=1), (x, w, of_y)),
+        (ConvTranspose2dBiasAct, transposed_convolution(stride=2, padding=1), (y, w, of_x)),
+    ):
+        agree(
+            lambda *tensors, kind=kind: kind(g, None, slope)(*tensors),
+            lambda *tensors, theirs=theirs: F.leaky_relu(theirs(*tensors), slope),
+            *arrays,
+        )
 
 
 # ---- normalisation --------------------------------------------------------------------------------------------------

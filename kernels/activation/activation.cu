@@ -4,8 +4,11 @@
 // elsewhere than at a multiple of 16 bytes, and doubles, go one element a thread (VECTOR 1): a warp's 32
 // still lie side by side, it only takes more threads.
 //
+// What is moved, in numbers of 4 bytes for each of x: forward, and bias_act, read x and write y, 2; backward, and
+// bias_act_backward, read gy and x (or y) and write gx, 3. The bias, and its gradient, are next to nothing.
+//
 // The elementwise kernels are one line each, a function of a number that is handed to `map`. The two with a
-// bias, whose threads stay with one channel c, are at the end.
+// bias, whose threads stay with VECTOR channels, are at the end.
 #include "../cuda.cuh"
 #include "leak.cuh"
 #include "../reduce/columns.cuh"
@@ -90,19 +93,22 @@ extern "C" __global__ void __launch_bounds__(256) softplus(const real* x, real* 
   map(x, y, n, [](real v) { return (v > 0 ? v : 0) + log1p(exp(-fabs(v))); });
 }
 
-// x (n, C), b (C,) -> leak(x + b). A thread stays with one channel: it reads b once, and never divides to
-// find c. The walk down the column is that of reduce/reduce.cu. y may be x.
+// x (n, C), b (C,) -> leak(x + b). A thread stays with VECTOR neighbouring channels: it reads b once, and never
+// divides to find c. The walk down the columns is that of reduce/reduce.cu. y may be x.
 extern "C" __global__ void __launch_bounds__(256)
     bias_act(const real* x, const real* b, real slope, real* y, int n, int C, int rows) {
-  Column column = my_column(1, n, C, rows);
-  real bias = b[column.c];
+  Column column = my_column<VECTOR>(1, n, C, rows);
+  real bias[VECTOR];
+  load_lanes(bias, b + column.c);
   x += column.at, y += column.at;
 #pragma unroll 1
   for (int left = column.count; left > 0; left -= AHEAD, x += AHEAD * column.step, y += AHEAD * column.step) {
-    real v[AHEAD];
+    real v[AHEAD][VECTOR];
     load_ahead(v, x, column.step, left);
 #pragma unroll
-    for (int k = 0; k < AHEAD; k++) v[k] = leak(v[k] + bias, slope);
+    for (int k = 0; k < AHEAD; k++)
+#pragma unroll
+      for (int j = 0; j < VECTOR; j++) v[k][j] = leak(v[k][j] + bias[j], slope);
     store_ahead(v, y, column.step, left);
   }
 }
@@ -112,21 +118,29 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     bias_act_backward(const real* gy, const real* y, real slope, real* gx, double* partial,
                       int n, int C, int rows) {
-  Column column = my_column(1, n, C, rows);
+  Column column = my_column<VECTOR>(1, n, C, rows);
   long long i = column.at, step = column.step;
-  Sum<real> sum;
+  Sum<real> sum[VECTOR];
 #pragma unroll 1
   for (int left = column.count; left > 0; left -= AHEAD, i += AHEAD * step) {
-    real g[AHEAD], v[AHEAD];
+    real g[AHEAD][VECTOR], v[AHEAD][VECTOR];
     load_ahead(g, gy + i, step, left);
     load_ahead(v, y + i, step, left);
 #pragma unroll
-    for (int k = 0; k < AHEAD; k++) {
-      g[k] = leak_backward(g[k], v[k], slope);
-      sum.add(g[k]);  // where there was nothing to load, 0
-    }
+    for (int k = 0; k < AHEAD; k++)
+#pragma unroll
+      for (int j = 0; j < VECTOR; j++) {
+        g[k][j] = leak_backward(g[k][j], v[k][j], slope);
+        sum[j].add(g[k][j]);  // where there was nothing to load, 0
+      }
     store_ahead(g, gx + i, step, left);
   }
-  double total = column_total(sum.value());
-  if (column.inside && threadIdx.y == 0) partial[column.result] = total;
+  double total[VECTOR];
+#pragma unroll
+  for (int j = 0; j < VECTOR; j++) total[j] = sum[j].value();
+  column_totals(total);
+  if (column.inside && threadIdx.y == 0) {
+#pragma unroll
+    for (int j = 0; j < VECTOR; j++) partial[column.result + j] = total[j];
+  }
 }

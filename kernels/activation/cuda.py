@@ -1,16 +1,14 @@
 """The activations on a GPU: one kernel each, and a second one for the gradient of a bias."""
 
-from typing import Any
-
 import numpy as np
 
 from .. import cuda
 from ..cuda import Array
-from ..reduce.cuda import THREADS, VARIANTS, Tiling, column_sums
+from ..reduce.cuda import LANES, THREADS, Tiling, column_sums, lanes, macros
 
 SOURCE = cuda.Source(
     "activation/activation.cu",
-    variants=[*VARIANTS, {"REAL": "float", "VECTOR": 4}],
+    variants=LANES,
     registers={
         "leaky_relu": 24,
         "leaky_relu_backward": 24,
@@ -22,7 +20,7 @@ SOURCE = cuda.Source(
         "sigmoid_backward": 24,
         "softplus": 40,
         "bias_act": 40,
-        "bias_act_backward": 56,
+        "bias_act_backward": 64,
     },
 )
 
@@ -45,10 +43,11 @@ def bias_act(x: Array, b: Array, slope: float, out: Array | None = None) -> Arra
         raise ValueError(f"{op}: x is {x.dtype} {x.shape}, so b must be {x.dtype} {C}, not {b.dtype} {b.shape}")
     y = cuda.result(op, out, x, x.shape)
     if x.size:
-        n = x.size // C[0]
-        tiling = Tiling.of(1, n, *C)
-        args = cuda.contiguous(x), cuda.contiguous(b), x.dtype.type(slope), y, n, *C, tiling.rows
-        SOURCE.launch(op, tiling.grid, tiling.block, args, {"REAL": cuda.real(x.dtype)})
+        n, x, b = x.size // C[0], cuda.contiguous(x), cuda.contiguous(b)
+        vector = lanes(*C, x, b, y)
+        tiling = Tiling.of(1, n, *C, lanes=vector)
+        args = x, b, x.dtype.type(slope), y, n, *C, tiling.rows
+        SOURCE.launch(op, tiling.grid, tiling.block, args, macros(x.dtype, vector))
     return y
 
 
@@ -61,11 +60,12 @@ def bias_act_backward(gy: Array, y: Array, slope: float, out: tuple[Array, Array
     if not y.size:
         gb.fill(0)
         return gx, gb
-    n = y.size // C[0]
-    tiling = Tiling.of(1, n, *C)
+    n, gy, y = y.size // C[0], cuda.contiguous(gy), cuda.contiguous(y)
+    vector = lanes(*C, gy, y, gx)
+    tiling = Tiling.of(1, n, *C, lanes=vector)
     partial = cuda.device_of(y).xp.empty((1, tiling.strips, *C), np.float64)
-    args = cuda.contiguous(gy), cuda.contiguous(y), y.dtype.type(slope), gx, partial, n, *C, tiling.rows
-    SOURCE.launch(op, tiling.grid, tiling.block, args, {"REAL": cuda.real(y.dtype)})
+    args = gy, y, y.dtype.type(slope), gx, partial, n, *C, tiling.rows
+    SOURCE.launch(op, tiling.grid, tiling.block, args, macros(y.dtype, vector))
     column_sums(partial, gb)
     return gx, gb
 
@@ -113,10 +113,10 @@ def _map(op: str, kernel: str, inputs: tuple[Array, ...], out: Array | None, *sc
     if not x.size:
         return y
     arrays = *map(cuda.contiguous, inputs), y
-    aligned = x.dtype == np.float32 and cuda.aligned(*arrays)
-    macros: dict[str, Any] = {"REAL": cuda.real(x.dtype)} | ({"VECTOR": 4} if aligned else {})
-    blocks = cuda.ceil_div(x.size, THREADS * macros.get("VECTOR", 1))
-    SOURCE.launch(kernel, (blocks,), (THREADS,), (*arrays, x.size, *map(x.dtype.type, scalars)), macros)
+    vector = 4 if x.dtype == np.float32 and cuda.aligned(*arrays) else 1
+    blocks = cuda.ceil_div(x.size, THREADS * vector)
+    args = *arrays, x.size, *map(x.dtype.type, scalars)
+    SOURCE.launch(kernel, (blocks,), (THREADS,), args, macros(x.dtype, vector))
     return y
 
 
@@ -133,7 +133,7 @@ def check(op: str, *arrays: Array) -> None:
 @SOURCE.example(*SOURCE.registers)
 def _two_blocks(device: cuda.Device) -> None:
     rng = np.random.default_rng(0)
-    x, gy = (device.array(rng.standard_normal((37, 35)).astype(np.float32)) for _ in range(2))
+    x, gy = (device.array(rng.standard_normal((37, 36)).astype(np.float32)) for _ in range(2))
     for forward in (tanh, sigmoid, softplus):
         forward(x)
     for backward in (tanh_backward, sigmoid_backward):
@@ -142,5 +142,5 @@ def _two_blocks(device: cuda.Device) -> None:
         scaled(x, 0.2)
     for scaled_backward in (leaky_relu_backward, elu_backward):
         scaled_backward(gy, x, 0.2)
-    bias_act(x, device.array(np.ones(35, np.float32)), 0.2)
+    bias_act(x, device.array(np.ones(36, np.float32)), 0.2)
     bias_act_backward(gy, x, 0.2)

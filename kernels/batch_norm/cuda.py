@@ -5,18 +5,20 @@ import numpy as np
 from .. import cuda
 from ..activation.cuda import check
 from ..cuda import Array
-from ..reduce.cuda import VARIANTS, Tiling
+from ..reduce.cuda import LANES, THREADS, Tiling, lanes, macros
 
 SOURCE = cuda.Source(
     "batch_norm/batch_norm.cu",
-    variants=VARIANTS,
-    registers={
+    variants=LANES,
+    registers={  # at 64 four blocks of 256 threads are on a multiprocessor at once
         "strip_moments": 64,
-        "combine_moments": 72,
-        "apply": 48,
-        "strip_gradients": 72,
-        "add_gradients": 64,
-        "input_gradient": 56,
+        "combine_moments": 64,
+        "reciprocal_deviation": 32,
+        "running_moments": 32,
+        "apply": 56,
+        "strip_gradients": 64,
+        "add_gradients": 56,
+        "input_gradient": 64,
     },
 )
 
@@ -28,15 +30,66 @@ def batch_norm_statistics(x: Array, out: tuple[Array, Array] | None = None) -> t
     if x.size == 0:
         raise ValueError(f"{op}: x {x.shape} is empty and has no mean")
     mean, var = (cuda.result(op, array, x, C) for array in out or (None, None))
-    n, macros = x.size // C[0], {"REAL": cuda.real(x.dtype)}
-    tiling = Tiling.of(1, n, *C)
+    n, x = x.size // C[0], cuda.contiguous(x)
+    vector = lanes(*C, x)
+    tiling = Tiling.of(1, n, *C, lanes=vector)
     means, squares = cuda.device_of(x).xp.empty((2, tiling.strips, *C), np.float64)
-    args = cuda.contiguous(x), means, squares, n, *C, tiling.rows
-    SOURCE.launch("strip_moments", tiling.grid, tiling.block, args, macros)
-    over = Tiling.of_strips(1, tiling.strips, *C)
-    args = means, squares, mean, var, tiling.strips, n, *C, tiling.rows
-    SOURCE.launch("combine_moments", over.grid, over.block, args, macros)
+    args = x, means, squares, n, *C, tiling.rows
+    SOURCE.launch("strip_moments", tiling.grid, tiling.block, args, macros(x.dtype, vector))
+    combine(means, squares, tiling.rows, n, mean, var)
     return mean, var
+
+
+def combine(means: Array, squares: Array, rows: int, per_group: int, mean: Array, var: Array) -> None:
+    """Moments of pieces -> mean, var (C,), of all of them together.
+
+    means, squares (strips, C) float64: of each strip the mean and the sum of squared deviations from it. Strips come
+    in groups, one behind the other; each group is of `per_group` rows, cut into strips of `rows`, the last of what is
+    left. ValueError unless the strips are those of whole groups.
+    """
+    strips, C = means.shape
+    strips_per_group = cuda.ceil_div(per_group, rows)
+    groups, over = divmod(strips, strips_per_group)
+    if over or not groups or squares.shape != means.shape:
+        raise ValueError(
+            f"combine: {per_group} rows a group in strips of {rows} are {strips_per_group} strips a group, but means "
+            f"are {means.shape} and squares {squares.shape}"
+        )
+    tiling = Tiling.of_strips(1, strips, C)
+    args = means, squares, mean, var, strips, strips_per_group, groups * per_group, C, rows
+    SOURCE.launch("combine_moments", tiling.grid, tiling.block, args, macros(mean.dtype, 1))
+
+
+def batch_norm_rstd(var: Array, eps: float, out: Array | None = None) -> Array:
+    """var (C,) -> 1 / sqrt(var + eps) (C,)."""
+    op, C = "batch_norm_rstd", var.size
+    check(op, var)
+    y = cuda.result(op, out, var, var.shape)
+    args = cuda.contiguous(var), var.dtype.type(eps), y, C
+    SOURCE.launch("reciprocal_deviation", (cuda.ceil_div(C, THREADS),), (THREADS,), args, macros(var.dtype, 1))
+    return y
+
+
+def batch_norm_running(
+    mean: Array,
+    var: Array,
+    of_mean: Array,
+    of_var: Array,
+    momentum: float,
+    unbiased: float,
+    out: tuple[Array, Array] | None = None,
+) -> tuple[Array, Array]:
+    """Running mean and var (C,), moved by a share towards those of a batch, of_mean and unbiased * of_var (C,).
+
+    `out` may be the running ones.
+    """
+    op, C, dtype = "batch_norm_running", mean.size, mean.dtype.type
+    check(op, mean, var, of_mean, of_var)
+    new_mean, new_var = (cuda.result(op, array, mean, mean.shape) for array in out or (None, None))
+    given = map(cuda.contiguous, (mean, var, of_mean, of_var))
+    args = *given, dtype(momentum), dtype(unbiased), new_mean, new_var, C
+    SOURCE.launch("running_moments", (cuda.ceil_div(C, THREADS),), (THREADS,), args, macros(mean.dtype, 1))
+    return new_mean, new_var
 
 
 def batch_norm_apply(
@@ -48,10 +101,11 @@ def batch_norm_apply(
     y = cuda.result(op, out, x, x.shape)
     channels = _channels(op, x, mean, rstd, gamma, beta)
     if x.size:
-        n = x.size // C[0]
-        tiling = Tiling.of(1, n, *C)
-        args = cuda.contiguous(x), *channels, x.dtype.type(slope), y, n, *C, tiling.rows
-        SOURCE.launch("apply", tiling.grid, tiling.block, args, {"REAL": cuda.real(x.dtype)})
+        n, x = x.size // C[0], cuda.contiguous(x)
+        vector = lanes(*C, x, y, *channels)
+        tiling = Tiling.of(1, n, *C, lanes=vector)
+        args = x, *channels, x.dtype.type(slope), y, n, *C, tiling.rows
+        SOURCE.launch("apply", tiling.grid, tiling.block, args, macros(x.dtype, vector))
     return y
 
 
@@ -76,15 +130,16 @@ def batch_norm_backward(
         gbeta.fill(0)
         return gx, ggamma, gbeta
     gy, x, slope = cuda.contiguous(gy), cuda.contiguous(x), x.dtype.type(slope)
-    n, macros = x.size // C[0], {"REAL": cuda.real(x.dtype)}
-    tiling = Tiling.of(1, n, *C)
+    n, vector = x.size // C[0], lanes(*C, gy, x, gx, ggamma, gbeta, *channels)
+    tiling = Tiling.of(1, n, *C, lanes=vector)
     scaled, plain = cuda.device_of(x).xp.empty((2, tiling.strips, *C), np.float64)
     args = gy, x, *channels, slope, scaled, plain, n, *C, tiling.rows
-    SOURCE.launch("strip_gradients", tiling.grid, tiling.block, args, macros)
+    SOURCE.launch("strip_gradients", tiling.grid, tiling.block, args, macros(x.dtype, vector))
     over = Tiling.of_strips(1, tiling.strips, *C)
-    SOURCE.launch("add_gradients", over.grid, over.block, (scaled, plain, ggamma, gbeta, tiling.strips, *C), macros)
+    args = scaled, plain, ggamma, gbeta, tiling.strips, *C
+    SOURCE.launch("add_gradients", over.grid, over.block, args, macros(x.dtype, 1))
     args = gy, x, *channels, ggamma, gbeta, slope, x.dtype.type(1 / n), gx, n, *C, tiling.rows
-    SOURCE.launch("input_gradient", tiling.grid, tiling.block, args, macros)
+    SOURCE.launch("input_gradient", tiling.grid, tiling.block, args, macros(x.dtype, vector))
     return gx, ggamma, gbeta
 
 
@@ -105,6 +160,7 @@ def _two_strips(device: cuda.Device) -> None:
     x, gy = (device.array(rng.standard_normal((150, 36)).astype(np.float32)) for _ in range(2))
     gamma, beta = (device.array(np.ones(36, np.float32)) for _ in range(2))
     mean, var = batch_norm_statistics(x)
-    rstd = 1 / np.sqrt(var)
+    rstd = batch_norm_rstd(var, 1e-5)
+    batch_norm_running(mean, var, mean, var, 0.1, 1.01)
     batch_norm_apply(x, mean, rstd, gamma, beta, 0.2)
     batch_norm_backward(gy, x, mean, rstd, gamma, beta, 0.2)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..activation.reference import leaky_relu, leaky_relu_backward
+from ..elementwise.reference import power
 
 Array = NDArray[Any]
 
@@ -17,6 +18,30 @@ def batch_norm_statistics(x: Array, out: tuple[Array, Array] | None = None) -> t
     mean[...] = exact.mean(0)
     var[...] = np.square(exact - exact.mean(0)).mean(0)
     return mean, var
+
+
+def batch_norm_rstd(var: Array, eps: float, out: Array | None = None) -> Array:
+    """var (C,) -> 1 / sqrt(var + eps) (C,)."""
+    return power(var + var.dtype.type(eps), -0.5, out=out)
+
+
+def batch_norm_running(
+    mean: Array,
+    var: Array,
+    of_mean: Array,
+    of_var: Array,
+    momentum: float,
+    unbiased: float,
+    out: tuple[Array, Array] | None = None,
+) -> tuple[Array, Array]:
+    """Running mean and var (C,), moved by a share towards those of a batch, of_mean and unbiased * of_var (C,).
+
+    `out` may be the running ones.
+    """
+    new_mean, new_var = out or (np.empty_like(mean), np.empty_like(var))
+    for new, old, target in ((new_mean, mean, of_mean), (new_var, var, of_var * unbiased)):
+        np.add(old, (target - old) * momentum, out=new)
+    return new_mean, new_var
 
 
 def batch_norm_apply(

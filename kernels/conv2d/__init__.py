@@ -9,6 +9,9 @@
 T is linear in each argument, so each operation's two gradients are the other two operations, and three kernels serve
 every order of differentiation.
 
+The first two have forms that do more with a result, for nets on a device: conv2d_bias_act adds a bias and takes a leaky
+ReLU of that, conv2d_statistics returns mean and variance of each channel, too.
+
 Read geometry.py, reference.py and cpu.py; then the algorithms: direct.py, which serves every geometry, few_channels.py,
 and algebra.py, transform.py, winograd.py, in this order. algorithm.py chooses among them.
 """

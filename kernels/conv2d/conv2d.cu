@@ -28,46 +28,11 @@
 
 #include "../cuda.cuh"
 #include "../linear/tiles.cuh"
+#include "sizes.cuh"
+#include "pixels.cuh"
 
-struct Sizes {  // x (N, H, W, C), y (N, OH, OW, O), w (KH, KW, C, O), stride (SH, SW), padding (PH, PW)
-  int N, H, W, C, OH, OW, O, KH, KW, SH, SW, PH, PW;
-};
-
-// What a row's pixel reads and writes: tap (0, 0) meets pixel (h, w) of the image read, whose number `from`
-// is its first; `to` is where its own channels lie in the result. Beyond the last pixel h lies far above
-// every image, and to is -1.
-struct Pixel {
-  int h, w, from, to;
-};
-
-#define NOWHERE {-(1 << 29), 0, 0, -1}
-
-// Term k of a row, (u KW + v) C + c, taken apart.
-struct Tap {
-  int u, v, c;
-};
-
-__device__ __forceinline__ Tap tap_of(int k, int KW, int C) { return {k / C / KW, k / C % KW, k % C}; }
-
-// The tap BK terms on. C is seldom less than BK: this is quicker than to divide.
-__device__ __forceinline__ void advance(Tap& tap, int KW, int C) {
-  tap.c += BK;
-  while (tap.c >= C) {
-    tap.c -= C;
-    if (++tap.v == KW) tap.v = 0, ++tap.u;
-  }
-}
-
-// x's pixels as pixel m = (n OH + i) OW + j of y meets them.
-__device__ __forceinline__ Pixel pixel_of_y(int m, const Sizes& s) {
-  if (m >= s.N * s.OH * s.OW) return NOWHERE;
-  int j = m % s.OW, i = m / s.OW % s.OH, n = m / s.OW / s.OH;
-  int h = s.SH * i - s.PH, w = s.SW * j - s.PW;
-  return {h, w, ((n * s.H + h) * s.W + w) * s.C, m * s.O};
-}
-
-// VEC channels of image (.., H, W, C) at a pixel's tap (SIGN u, SIGN v), or zeros where there is no such
-// pixel.
+// VEC channels of image (.., H, W, C) at a pixel's tap (SIGN u, SIGN v), or zeros where there is no such pixel. (Its
+// lanes do not ask for `from`, and the emulator's report, which counts times, mixes the others': no bank conflicts.)
 template <int SIGN>
 __device__ __forceinline__ Vector gather(
     const float* image, int H, int W, int C, const Pixel& p, const Tap& tap) {
@@ -99,7 +64,7 @@ __device__ __forceinline__ void fetch_matrix(
   }
 }
 
-// The thread's sums into the channels of their pixels.
+// The thread's sums into the channels of their pixels. (A warp's are TM x 16 bytes apart: bank conflicts, TM.)
 __device__ __forceinline__ void store_pixels(
     float* image, const Pixel (&pixels)[BM], int channel, int channels, const float (&acc)[TM][TN]) {
 #pragma unroll
@@ -137,33 +102,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) conv2d_tiled(
     __syncthreads();  // nobody reads the tiles any more
   }
   store_pixels(y + blockIdx.z * s.N * s.OH * s.OW * s.O, pixels, o0, s.O, acc);
-}
-
-// The pixels of x whose (h, w) = (SH p + down, SW q + right), and which taps reach them.
-struct Phase {
-  int down, right;            // of the phase
-  int rows, columns;          // p < rows, q < columns
-  int u, v;                   // the first tap that reaches them; the others are SH and SW further each
-  int taps_down, taps_right;  // how many do
-};
-
-__device__ __forceinline__ Phase phase_of(int number, const Sizes& s) {
-  Phase f;
-  f.down = number / s.SW, f.right = number % s.SW;
-  f.rows = (s.H - f.down + s.SH - 1) / s.SH, f.columns = (s.W - f.right + s.SW - 1) / s.SW;
-  f.u = (f.down + s.PH) % s.SH, f.v = (f.right + s.PW) % s.SW;
-  f.taps_down = (s.KH - f.u + s.SH - 1) / s.SH, f.taps_right = (s.KW - f.v + s.SW - 1) / s.SW;
-  return f;
-}
-
-// y's pixels as pixel m = (n rows + p) columns + q of a phase of x meets them: h = SH p + down gets from tap
-// u + SH t what lies at i = (h + PH - u - SH t) / SH = p + (down + PH) / SH - t.
-__device__ __forceinline__ Pixel pixel_of_x(int m, const Phase& f, const Sizes& s) {
-  if (m >= s.N * f.rows * f.columns) return NOWHERE;
-  int q = m % f.columns, p = m / f.columns % f.rows, n = m / f.columns / f.rows;
-  int i = p + (f.down + s.PH) / s.SH, j = q + (f.right + s.PW) / s.SW;
-  int h = s.SH * p + f.down, w = s.SW * q + f.right;
-  return {i, j, ((n * s.OH + i) * s.OW + j) * s.O, ((n * s.H + h) * s.W + w) * s.C};
 }
 
 // The thread's vectors of w for BN channels of x: neighbours in memory are terms (u, v, o) of one channel.

@@ -3,6 +3,9 @@
 direct.py          a matrix product over patches, for every geometry
 few_channels.py    the same without copying patches together, where x has so few channels that this costs most
 winograd.py        fewer multiplications, where the geometry allows it
+
+What else may become of a result, a bias with an activation or a batch norm's statistics, is a pass of its own here, in
+place. A GPU does it before the result is stored (cuda_fused.py).
 """
 
 import functools
@@ -14,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..activation.cpu import bias_act
+from ..batch_norm.cpu import batch_norm_statistics
 from ..dispatch import backend
 from ..loops import result
 from ..prepared import Prepared
@@ -109,6 +114,50 @@ def conv2d_weight(x: Array, y: Array, g: Geometry, out: Array | None = None) -> 
     else:
         direct.conv2d_weight(x, y, g, w)
     return w
+
+
+def conv2d_bias_act(
+    x: Array,
+    w: Array,
+    b: Array,
+    slope: float,
+    g: Geometry,
+    out: Array | None = None,
+    prepared: Prepared | None = None,
+) -> Array:
+    """x (N, H, W, C), w (KH, KW, C, O), b (O,) -> leaky_relu(conv2d(x, w) + b, slope); slope 1: a bias."""
+    y = conv2d(x, w, g, out, prepared)
+    return bias_act(y, b, slope, y)
+
+
+def conv_transpose2d_bias_act(
+    y: Array,
+    w: Array,
+    b: Array,
+    slope: float,
+    g: Geometry,
+    out: Array | None = None,
+    prepared: Prepared | None = None,
+) -> Array:
+    """y (N, OH, OW, O), w (KH, KW, C, O), b (C,) -> leaky_relu(conv_transpose2d(y, w) + b, slope) (N, H, W, C)."""
+    x = conv_transpose2d(y, w, g, out, prepared)
+    return bias_act(x, b, slope, x)
+
+
+def conv2d_statistics(
+    x: Array, w: Array, g: Geometry, out: tuple[Array, Array, Array] | None = None, prepared: Prepared | None = None
+) -> tuple[Array, Array, Array]:
+    """x, w -> y = conv2d(x, w), its mean (O,), its biased variance (O,); `out` is such a triple."""
+    y = conv2d(x, w, g, out[0] if out else None, prepared)
+    return y, *batch_norm_statistics(y, out[1:] if out else None)
+
+
+def conv_transpose2d_statistics(
+    y: Array, w: Array, g: Geometry, out: tuple[Array, Array, Array] | None = None, prepared: Prepared | None = None
+) -> tuple[Array, Array, Array]:
+    """y, w -> x = conv_transpose2d(y, w), its mean (C,), its biased variance (C,); `out` is such a triple."""
+    x = conv_transpose2d(y, w, g, out[0] if out else None, prepared)
+    return x, *batch_norm_statistics(x, out[1:] if out else None)
 
 
 def _result(

@@ -9,10 +9,7 @@
 // ones.
 
 #include "../cuda.cuh"
-
-struct Sizes {  // x (N, H, W, C), y (N, OH, OW, O), w (KH, KW, C, O), stride (SH, SW), padding (PH, PW)
-  int N, H, W, C, OH, OW, O, KH, KW, SH, SW, PH, PW;
-};
+#include "sizes.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) conv2d_naive(
     const real* x, const real* w, real* y, Sizes s) {

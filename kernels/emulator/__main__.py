@@ -116,8 +116,7 @@ def engine_launch(options: argparse.Namespace) -> Launch:
     cuda = importlib.import_module(f"{package}.cuda")
     file = options.file.resolve()
     if file.is_relative_to(cuda.KERNELS_FOLDER.resolve()):
-        folder = file.parent.relative_to(cuda.KERNELS_FOLDER.resolve())
-        importlib.import_module(".".join([package, *folder.parts, "cuda"]))
+        cuda.sources()
     source = next((s for s in cuda.SOURCES if s.file.resolve() == file), None)
     if source is None:
         return own_launch(options)

@@ -203,7 +203,7 @@ void check_cell(Cell& cell, bool shared, Kind kind, uintptr_t address, int bytes
   Group* atomics = cell.atomics ? &atomic_groups[cell.atomics - 1] : nullptr;
   if (reads && shared && !cell.write.turn && !(atomics && atomics->last.turn))
     report(kUninitialised, code, address, bytes, writes);
-  if (reads && cell.write.on_the_way && cell.write.turn == turn)
+  if (cell.write.on_the_way && cell.write.turn == turn && kind != Kind::async_arrival)
     report(kNotArrived, code, address, bytes, writes, cell.write);
   else if (unordered(cell.write))
     report(writes ? kWriteWrite : kReadAfterWrite, code, address, bytes, writes, cell.write);

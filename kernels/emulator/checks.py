@@ -66,7 +66,7 @@ VIOLATIONS = (
     ("race: a write over what another thread reads, in no order", "written", "read"),
     ("out of bounds", "", ""),
     ("uninitialised: a read of shared memory that nobody has written to", "read", ""),
-    ("too early: a read of what cp.async still brings; cp_async_wait comes first", "read", "requested"),
+    ("too early: cp.async still brings what goes there; cp_async_wait comes first", "", "requested"),
 )
 OUT_OF_BOUNDS = 3
 

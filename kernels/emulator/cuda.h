@@ -180,6 +180,13 @@ EMULATED void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const uns
   memcpy(d, out, 16);
 }
 
+// Two floats as bfloat16, rounded to the nearest, ties to even; `low` in the lower half.
+EMULATED unsigned emulator_bf16(unsigned bits) {
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;  // NaN
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+EMULATED unsigned pack_bf16(unsigned low, unsigned high) { return emulator_bf16(high) << 16 | emulator_bf16(low); }
+
 // ldmatrix.x4: four 8x8 matrices of 16-bit numbers. Lane 8 i + j points at row j of matrix i, 16 bytes in shared
 // memory. Word i of lane 4 r + c becomes elements 2 c and 2 c + 1 of row r (.trans: of column r) of matrix i.
 template <bool transposed>

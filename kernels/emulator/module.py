@@ -25,7 +25,7 @@ from .checks import CReport, Lines, Memory, Report, describe, static_arrays
 MAX_THREADS = 1024
 MAX_BLOCK = (1024, 1024, 64)
 MAX_GRID = (2**31 - 1, 65535, 65535)
-MAX_DYNAMIC_SHARED = 227 << 10
+MAX_SHARED = 227 << 10
 MAX_SHUFFLED = 1 << 26
 """Blocks. Random order keeps a list of them; the others go through any grid."""
 
@@ -130,9 +130,7 @@ class RawModule:
 
     def get_function(self, name: str) -> "Kernel":
         """The kernel `name`. EmulatorError if the text cannot be compiled or has no such kernel."""
-        kernel = Kernel(self, name)
-        kernel._compiled(_run.check)
-        return kernel
+        return Kernel(self, name)
 
     @property
     def kernels(self) -> list[str]:
@@ -158,6 +156,13 @@ class Library:
         ends = [ctypes.c_uint64() for _ in range(3)]
         self.dll.emulator_image(*map(ctypes.byref, ends))
         self.first, self.shared, self.end = (end.value for end in ends)
+
+    @functools.cache  # noqa: B019 - libraries live as long as the program
+    def static_shared(self, kernel: str) -> int:
+        """Bytes of a kernel's __shared__ arrays, and of those in functions that it may call."""
+        found = [(name.rpartition("::")[0].partition("(")[0], size) for _, size, kind, name in build.symbols(self.path)
+                 if kind in "bBuV" and "::" in name]  # fmt: skip
+        return sum(size for function, size in found if function == kernel or function not in self.kernels)
 
 
 class CLaunch(ctypes.Structure):
@@ -189,8 +194,9 @@ class Kernel:
 
     def __init__(self, module: RawModule, name: str) -> None:
         self.module, self.name = module, name
-        self.max_dynamic_shared_size_bytes = build.STATIC_SHARED
-        """To be raised for more than 48 KB of dynamic shared memory, as on a GPU."""
+        self._static = self._compiled(_run.check)[0].static_shared(name)
+        self.max_dynamic_shared_size_bytes = build.STATIC_SHARED - self._static
+        """To be raised for more shared memory than 48 KB, static arrays included, as on a GPU."""
 
     def __call__(
         self,
@@ -214,10 +220,11 @@ class Kernel:
         threads = block[0] * block[1] * block[2]
         if threads > MAX_THREADS:
             raise ValueError(f"{self.name}: block {block} has {threads} threads; at most {MAX_THREADS} are possible")
-        if not 0 <= shared_mem <= self.max_dynamic_shared_size_bytes <= MAX_DYNAMIC_SHARED:
+        most_shared = MAX_SHARED - self._static
+        if not 0 <= shared_mem <= self.max_dynamic_shared_size_bytes <= most_shared:
             raise ValueError(
                 f"{self.name}: {shared_mem} bytes of dynamic shared memory, but max_dynamic_shared_size_bytes is "
-                f"{self.max_dynamic_shared_size_bytes}; it can be set to {MAX_DYNAMIC_SHARED} at most"
+                f"{self.max_dynamic_shared_size_bytes}; it can be set to {most_shared} at most"
             )
         run = _run
         if run.order == "random" and math.prod(grid) > MAX_SHUFFLED:

@@ -79,25 +79,46 @@ def costs(launch: Launch) -> list[Cost]:
 
 
 def _requests(log: np.ndarray) -> np.ndarray:
-    """The number of each access's request: the k-th time that the lanes of a warp execute an instruction is one."""
+    """The number of each access's request: the k-th time that the lanes of a warp execute an instruction is one.
+
+    A cp.async is two, a read of global memory and a write to shared memory. A lane that has nothing to read still
+    writes, so its times are counted by the writes.
+    """
     n = len(log)
-    by_lane = np.lexsort((np.arange(n), log["thread"], log["code"]))
-    lane = log["code"][by_lane].astype(np.int64) << 16 | log["thread"][by_lane]
+    code, kind = log["code"].astype(np.int64), log["kind"]
+    copied_from = (kind == 0) & np.isin(code, np.unique(code[kind == 17]))
+    by_lane = np.lexsort((np.arange(n), log["thread"], code))
+    lane = code[by_lane] << 16 | log["thread"][by_lane]
     starts = np.concatenate([[True], lane[1:] != lane[:-1]])
-    index = np.arange(n)
+    counted = ~copied_from[by_lane]
+    before = np.cumsum(counted) - counted
     times = np.empty(n, np.int64)
-    times[by_lane] = index - np.maximum.accumulate(np.where(starts, index, 0))
-    keys = np.stack([log["code"].astype(np.int64), log["thread"].astype(np.int64) // LANES, times], 1)
-    return np.unique(keys, axis=0, return_inverse=True)[1].ravel()
+    times[by_lane] = before - np.maximum.accumulate(np.where(starts, before, 0))
+    rows = np.stack([code, log["thread"].astype(np.int64) // LANES, times, copied_from], 1)
+    return np.unique(_keys(rows), return_inverse=True)[1].ravel()
+
+
+def _keys(rows: np.ndarray) -> np.ndarray:
+    """A whole number for each row, equal where rows are: to find those, NumPy sorts numbers far faster than rows."""
+    keys = np.zeros(len(rows), np.int64)
+    for column in rows.T:
+        keys = keys * (int(column.max()) - int(column.min()) + 1) + column - column.min()
+    return keys
+
+
+def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rows, each once and in order; for each one given which it is; and how often each occurs."""
+    _, first, which, times = np.unique(_keys(rows), return_index=True, return_inverse=True, return_counts=True)
+    return rows[first], which.ravel(), times
 
 
 def _sectors(log: np.ndarray, request: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Requests, the sectors that each touches, and the sectors that as many bytes fill."""
     address, size = log["address"].astype(np.int64), log["bytes"].astype(np.int64)
     ends = np.stack([address // SECTOR, (address + size - 1) // SECTOR])  # an access may straddle two
-    touched = np.unique(np.stack([np.concatenate([request, request]), ends.ravel()], 1), axis=0)
+    touched, _, _ = _distinct(np.stack([np.concatenate([request, request]), ends.ravel()], 1))
     rows, sectors = np.unique(touched[:, 0], return_counts=True)
-    places = np.unique(np.stack([request, address, size], 1), axis=0)
+    places, _, _ = _distinct(np.stack([request, address, size], 1))
     bytes_used = np.bincount(places[:, 0], weights=places[:, 2])[rows]
     return rows, sectors, np.ceil(bytes_used / SECTOR)
 
@@ -112,12 +133,12 @@ def _wavefronts(log: np.ndarray, request: np.ndarray) -> tuple[np.ndarray, np.nd
             for i in range(int(words.max()))
         ]
     )
-    wanted = np.unique(wanted, axis=0)  # lanes that want the same word share it
+    wanted, _, _ = _distinct(wanted)  # lanes that want the same word share it
     wanted[:, 2] %= BANKS
-    banks, depth = np.unique(wanted, axis=0, return_counts=True)
-    phases, which = np.unique(banks[:, :2], axis=0, return_inverse=True)
+    banks, _, depth = _distinct(wanted)
+    phases, which, _ = _distinct(banks[:, :2])
     deepest = np.zeros(len(phases), np.int64)
-    np.maximum.at(deepest, which.ravel(), depth)
+    np.maximum.at(deepest, which, depth)
     rows, which = np.unique(phases[:, 0], return_inverse=True)
     return rows, np.bincount(which.ravel(), weights=deepest), np.bincount(which.ravel())
 

@@ -13,10 +13,14 @@ Pair = tuple[int, int]
 
 THREADS = 256
 
+LOOKED_AT = 1 << 24
+"""Rows of a table, by 32 columns each, times indices: up to that, each row looks at all indices to find its own. At 32
+a load these are half a million loads of a warp, a thousand for each scheduler of a large GPU."""
+
 SOURCE = cuda.Source(
     "indexing/indexing.cu",
     variants=[{"REAL": "float"}, {"REAL": "double"}],
-    registers={"scatter_add": 24, "max_pool2d_index": 56},
+    registers={"scatter_add": 24, "scatter_rows": 24, "max_pool2d_index": 56},
 )
 
 
@@ -48,10 +52,13 @@ def scatter_add(g: Array, index: Any, shape: tuple[int, ...], out: Array | None 
     """The adjoint of `take`: zeros of `shape` with g added at `index`, repeated indices adding up.
 
     Equal bits in every run, and those of the reference: equal places are brought together by a stable sort. An index
-    on the host is sorted there, one on the device (pooling's) is sorted there and never seen by the host.
+    on the host is sorted there, one on the device (pooling's) is sorted there and never seen by the host. Where table
+    and index are small, rows that lie on the device are found without a sort, which no CUDA graph can record.
     """
     device = cuda.device_of(g)
     x = device.xp.empty(shape, g.dtype) if out is None else out
+    if _are_rows(index) and 0 < index.size * shape[0] * cuda.ceil_div(prod(shape[1:]), 32) <= LOOKED_AT:
+        return _scatter_rows(cuda.contiguous(np.broadcast_to(g, (*index.shape, *shape[1:]))), index, x)
     x.fill(0)
     if _is_basic(index):  # reaches no place twice
         x[index] = g
@@ -67,6 +74,15 @@ def scatter_add(g: Array, index: Any, shape: tuple[int, ...], out: Array | None 
             targets, order = device.xp.array(targets), device.xp.array(order)
         grid = (cuda.ceil_div(g.size, THREADS),)
         SOURCE.launch("scatter_add", grid, (THREADS,), (g, targets, order, g.size, x), {"REAL": cuda.real(g.dtype)})
+    return x
+
+
+def _scatter_rows(g: Array, rows: Array, x: Array) -> Array:
+    """Zeros like x (V, ...) with row j of g (rows.shape, ...) added to row rows[j]: x, written whole."""
+    V, D = len(x), prod(x.shape[1:])
+    grid = (cuda.ceil_div(V * cuda.ceil_div(D, 32), THREADS // 32),)
+    args = g, cuda.contiguous(rows), rows.size, V, D, x
+    SOURCE.launch("scatter_rows", grid, (THREADS,), args, {"REAL": cuda.real(g.dtype)})
     return x
 
 
@@ -114,12 +130,17 @@ def _is_basic(index: Any) -> bool:
     )
 
 
+def _are_rows(index: Any) -> bool:
+    return type(index) in cuda.DEVICES and index.dtype == np.int64
+
+
 def _on_device(index: Any) -> bool:
     return any(type(part) in cuda.DEVICES for part in _parts(index))
 
 
-@SOURCE.example("scatter_add", "max_pool2d_index")
+@SOURCE.example("scatter_add", "scatter_rows", "max_pool2d_index")
 def _example(device: Device) -> None:
     rng = np.random.default_rng(0)
     scatter_add(device.xp.array(rng.random((40, 9), np.float32)), rng.integers(0, 12, 40), (12, 9))
+    scatter_add(device.xp.array(rng.random((40, 35), np.float32)), device.xp.array(rng.integers(-7, 7, 40)), (7, 35))
     max_pool2d_index(device.xp.array(rng.random((2, 9, 8, 5), np.float32)), (3, 2), (2, 2), (1, 0))

@@ -1,5 +1,5 @@
-// The two index kernels that an array module does not have: adding at repeated places, and max pooling's
-// index.
+// The index kernels that an array module does not have: adding at repeated places, in two ways, and max
+// pooling's index.
 
 #include "../cuda.cuh"
 
@@ -30,6 +30,32 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   real total = 0;
   for (int j = first; j < n && targets[j] == target; j++) total += g[order[j]];
   x[target] = total;
+}
+
+// The same for rows of a table, where table and index are small, without a sort: x (V, D) is 0 but for row j of
+// g (n, D), which is added to x[rows[j]], j = 0 .. n-1; a negative index counts from the end. One warp has 32
+// columns of one row of x. It reads 32 indices at once, and asks by a ballot which of them are its row's:
+//
+//    rows     7 2 7 2 2 ...     of row 2: hits 0 1 0 1 1 ...     each lane adds g[1], g[3], g[4] of its column
+//
+// So the order of a sum is that of a loop over g, as above, and x is written whole: nobody has to clear it.
+// Indices are read by all warps, the same 256 bytes by each, mostly from the cache; of g a warp reads only what it
+// adds, 32 columns side by side.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    scatter_rows(const real* g, const int64* rows, int n, int V, int D, real* x) {
+  const int warp = (blockIdx.x * THREADS + threadIdx.x) / 32, lane = threadIdx.x % 32;
+  const int pieces = (D + 31) / 32, row = warp / pieces, column = warp % pieces * 32 + lane;
+  if (row >= V) return;  // all lanes of the warp
+  real total = 0;
+  for (int first = 0; first < n; first += 32) {
+    const int64 target = first + lane < n ? rows[first + lane] : V;  // V: no row at all
+    uint32 hits = __ballot_sync(0xffffffffu, target == row || target + V == row);
+    for (; hits; hits &= hits - 1) {
+      const int j = first + __ffs(hits) - 1;
+      if (column < D) total += g[j * D + column];
+    }
+  }
+  if (column < D) x[row * D + column] = total;
 }
 
 // For each window of x (N, H, W, C) the flat index of its largest element: index (N, OH, OW, C). One thread

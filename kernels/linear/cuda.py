@@ -11,6 +11,8 @@ import numpy as np
 
 from .. import cuda
 from ..cuda import Array, Device, ceil_div, contiguous, device_of
+from . import cuda_vector
+from .cuda_vector import FULL
 
 
 class Tile(NamedTuple):
@@ -40,7 +42,6 @@ class Tile(NamedTuple):
 WIDE, WIDE_BY_ONES, NARROW = Tile(64, 64, 8, 4, 4), Tile(64, 64, 8, 4, 1), Tile(128, 16, 4, 4, 1)
 TILES = (WIDE, WIDE_BY_ONES, NARROW)
 
-FULL = 512  # blocks that fill a large GPU: four on each of 128 multiprocessors
 LEAST = 128  # terms of a sum that are worth a block of their own
 
 SOURCE = cuda.Source(
@@ -144,6 +145,9 @@ def _tiled(a: Array, b: Array, y: Array, batch: tuple[int, ...]) -> None:
     left, right, K = _matrices(a, batch), _matrices(b, batch), a.shape[-1]
     check_sizes("matmul", (a, b, y))
     batches, I, J = y.shape
+    if batches == 1 and 1 in (I, J, K):
+        cuda_vector.matmul(left.memory, left.column, right.memory, right.row, y, K)
+        return
     tile = choose_tile(J, left.vectors and right.vectors and J % 4 == 0 and cuda.aligned(y))
     grid = batches * ceil_div(I, tile.BM), ceil_div(J, tile.BN)
     splits, chunk = split(grid[0] * grid[1], K, tile)

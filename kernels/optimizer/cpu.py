@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..jit import inner
 from ..loops import check, flat, loop, part, result
+from .reference import counts, is_open, plain
 
 Array = NDArray[Any]
 Arrays = Sequence[Array]
@@ -32,25 +33,34 @@ def sgd(
     g: Arrays,
     momentum_buffer: Arrays | None,
     *,
-    lr: float,
+    lr: float | Array,
     momentum: float,
     weight_decay: float,
-    first: Sequence[bool],
+    gate: Array | None = None,
 ) -> Arrays:
-    """Gradient descent, with heavy-ball momentum if there are buffers, whose content a first step ignores."""
+    """Gradient descent, with heavy-ball momentum if there are buffers, which begin at 0."""
+    if not is_open(gate):
+        return p
     if momentum_buffer is None:
-        return _update("sgd", _sgd, (p, g), (lr, weight_decay))
-    for buffer, is_first in zip(momentum_buffer, first, strict=True):
-        if is_first:
-            buffer[...] = 0
-    return _update("sgd", _momentum, (p, g, momentum_buffer), (lr, momentum, weight_decay))
+        return _update("sgd", _sgd, (p, g), (plain(lr), weight_decay))
+    return _update("sgd", _momentum, (p, g, momentum_buffer), (plain(lr), momentum, weight_decay))
 
 
 def rmsprop(
-    p: Arrays, g: Arrays, square_average: Arrays, *, lr: float, alpha: float, eps: float, weight_decay: float
+    p: Arrays,
+    g: Arrays,
+    square_average: Arrays,
+    *,
+    lr: float | Array,
+    alpha: float,
+    eps: float,
+    weight_decay: float,
+    gate: Array | None = None,
 ) -> Arrays:
     """The gradient divided by the root of its running mean square."""
-    return _update("rmsprop", _rmsprop, (p, g, square_average), (lr, alpha, 1 - alpha, eps, weight_decay))
+    if not is_open(gate):
+        return p
+    return _update("rmsprop", _rmsprop, (p, g, square_average), (plain(lr), alpha, 1 - alpha, eps, weight_decay))
 
 
 def adam(
@@ -59,23 +69,27 @@ def adam(
     m: Arrays,
     v: Arrays,
     *,
-    lr: float,
+    lr: float | Array,
     beta1: float,
     beta2: float,
     eps: float,
     weight_decay: float,
-    step: Sequence[int],
+    step: Sequence[int] | Array,
+    gate: Array | None = None,
 ) -> Arrays:
     """Running means m of g and v of g^2, corrected for their start at zero; `step` counts from 1."""
+    if not is_open(gate):
+        return p
+    lr, step = plain(lr), counts(step)
     rates = [lr / (1 - beta1**t) for t in step]
     corrections = [1 / math.sqrt(1 - beta2**t) for t in step]
     scalars = beta1, 1 - beta1, beta2, 1 - beta2, eps, weight_decay
     return _update("adam", _adam, (p, g, m, v), scalars, (rates, corrections))
 
 
-def clip_weights(p: Arrays, c: float) -> Arrays:
+def clip_weights(p: Arrays, c: float, gate: Array | None = None) -> Arrays:
     """p into [-c, c]."""
-    return _update("clip_weights", _clip, (p, p), (c,))
+    return _update("clip_weights", _clip, (p, p), (c,)) if is_open(gate) else p
 
 
 def _update(

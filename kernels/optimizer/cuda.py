@@ -19,7 +19,9 @@ PART = 1024  # elements of a block: four a thread, which keep the memory busy wh
 SOURCE = cuda.Source(
     "optimizer/optimizer.cu",
     variants=[{"REAL": "float"}, {"REAL": "double"}],
-    registers={"sgd": 32, "sgd_momentum": 40, "rmsprop": 48, "adam": 56, "clip_weights": 32},
+    registers={
+        "sgd": 32, "sgd_momentum": 40, "rmsprop": 48, "adam": 56, "clip_weights": 32, "moving_average": 32,
+    },
 )
 
 
@@ -28,22 +30,30 @@ def sgd(
     g: Arrays,
     momentum_buffer: Arrays | None,
     *,
-    lr: float,
+    lr: float | Array,
     momentum: float,
     weight_decay: float,
-    first: Sequence[bool],
+    gate: Array | None = None,
 ) -> Arrays:
-    """Gradient descent, with heavy-ball momentum if there are buffers, whose content a first step ignores."""
+    """Gradient descent, with heavy-ball momentum if there are buffers, which begin at 0."""
     if momentum_buffer is None:
-        return _update("sgd", "sgd", (p, g), (weight_decay,), lr=lr)
-    return _update("sgd", "sgd_momentum", (p, g, momentum_buffer), (momentum, weight_decay), lr=lr, of_each=first)
+        return _update("sgd", "sgd", (p, g), (weight_decay,), gate, lr)
+    return _update("sgd", "sgd_momentum", (p, g, momentum_buffer), (momentum, weight_decay), gate, lr)
 
 
 def rmsprop(
-    p: Arrays, g: Arrays, square_average: Arrays, *, lr: float, alpha: float, eps: float, weight_decay: float
+    p: Arrays,
+    g: Arrays,
+    square_average: Arrays,
+    *,
+    lr: float | Array,
+    alpha: float,
+    eps: float,
+    weight_decay: float,
+    gate: Array | None = None,
 ) -> Arrays:
     """The gradient divided by the root of its running mean square."""
-    return _update("rmsprop", "rmsprop", (p, g, square_average), (alpha, 1 - alpha, eps, weight_decay), lr=lr)
+    return _update("rmsprop", "rmsprop", (p, g, square_average), (alpha, 1 - alpha, eps, weight_decay), gate, lr)
 
 
 def adam(
@@ -52,22 +62,28 @@ def adam(
     m: Arrays,
     v: Arrays,
     *,
-    lr: float,
+    lr: float | Array,
     beta1: float,
     beta2: float,
     eps: float,
     weight_decay: float,
-    step: Sequence[int],
+    step: Sequence[int] | Array,
+    gate: Array | None = None,
 ) -> Arrays:
     """Running means m of g and v of g^2, corrected for their start at zero; `step` counts from 1."""
     logs = [math.log(beta) if beta else -math.inf for beta in (beta1, beta2)]
     scalars = beta1, 1 - beta1, logs[0], beta2, 1 - beta2, logs[1], eps, weight_decay
-    return _update("adam", "adam", (p, g, m, v), scalars, lr=lr, of_each=step)
+    return _update("adam", "adam", (p, g, m, v), scalars, gate, lr, step)
 
 
-def clip_weights(p: Arrays, c: float) -> Arrays:
+def clip_weights(p: Arrays, c: float, gate: Array | None = None) -> Arrays:
     """p into [-c, c]."""
-    return _update("clip_weights", "clip_weights", (p,), (c,))
+    return _update("clip_weights", "clip_weights", (p,), (c,), gate)
+
+
+def moving_average(averages: Arrays, values: Arrays, decay: float | Array, gate: Array | None = None) -> Arrays:
+    """average = value + decay (average - value): in this form, equal values stay equal."""
+    return _update("moving_average", "moving_average", (averages, values), (), gate, decay)
 
 
 def _update(
@@ -75,10 +91,11 @@ def _update(
     kernel: str,
     arrays: tuple[Arrays, ...],
     scalars: Scalars,
-    lr: float | None = None,
-    of_each: Sequence[int] | None = None,
+    gate: Array | None,
+    rate: float | Array | None = None,
+    of_each: Sequence[int] | Array | None = None,
 ) -> Arrays:
-    """`kernel` over `arrays`, (p, g, *state); `of_each` has a whole number for each parameter."""
+    """`kernel` over `arrays`, (p, g, *state); `of_each` has a number for each parameter."""
     for i, row in enumerate(zip(*arrays, strict=True)):
         _check(op, i, row)
     for dtype in dict.fromkeys(p.dtype for p in arrays[0]):
@@ -95,9 +112,10 @@ def _update(
         # A gradient may be a view, of which the kernel gets a copy. All others are written to.
         lists = [[cuda.contiguous(of[i]) if k == 1 else of[i] for i in chosen] for k, of in enumerate(arrays)]
         parts, blocks = _parts(device, tuple([a.size for a in lists[0]]))
-        numbers = [] if lr is None else [_lr(device, lr, dtype)]
-        if of_each is not None:  # steps are new each time: a table that is kept would never be asked for again
-            numbers.append(device.xp.array(np.array([of_each[i] for i in chosen], np.int32)))
+        numbers: list[Array | None] = [] if rate is None else [_number(device, rate, dtype)]
+        if of_each is not None:
+            numbers.append(_numbers(device, of_each, chosen, dtype))
+        numbers.append(None if gate is None else _gate(gate, dtype))
         tables = [cuda.addresses(of) for of in lists]
         args = [parts, *tables, *numbers, *map(dtype.type, scalars)]
         reaches = [array for of in lists for array in of]
@@ -109,13 +127,33 @@ def _update(
 def _parts(device: Device, sizes: tuple[int, ...]) -> tuple[Array, int]:
     """Of each block its parameter, first element and number of elements: (blocks, 3) int32; and how many blocks."""
     parts = [(i, start, min(PART, size - start)) for i, size in enumerate(sizes) for start in range(0, size, PART)]
-    return device.xp.array(np.array(parts, np.int32)), len(parts)
+    return cuda.table(device, np.array(parts, np.int32)), len(parts)
+
+
+def _number(device: Device, number: float | Array, dtype: np.dtype[Any]) -> Array:
+    """A rate in device memory."""
+    there: Any = number
+    is_there = type(number) is device.xp.ndarray
+    return there.astype(dtype, copy=False) if is_there else _constant(device, float(number), dtype)
+
+
+def _numbers(device: Device, of_each: Sequence[int] | Array, chosen: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    """Those of the chosen parameters, in device memory."""
+    if type(of_each) is device.xp.ndarray:
+        there: Any = of_each
+        return (there if len(chosen) == len(there) else there[np.array(chosen)]).astype(dtype, copy=False)
+    return device.array(np.array([of_each[i] for i in chosen], dtype))  # a table that is kept is never asked for again
+
+
+def _gate(gate: Array, dtype: np.dtype[Any]) -> Array:
+    """In a dtype; if in another, its difference to itself, 0 or NaN: of 1e300 float32 makes an infinity."""
+    return gate if gate.dtype == dtype else (gate - gate).astype(dtype)
 
 
 @functools.lru_cache(maxsize=256)
-def _lr(device: Device, lr: float, dtype: np.dtype[Any]) -> Array:
-    """The learning rate in device memory."""
-    return device.xp.array(np.array([lr], dtype))
+def _constant(device: Device, number: float, dtype: np.dtype[Any]) -> Array:
+    """A number in device memory, such as a learning rate that seldom changes."""
+    return cuda.table(device, np.array([number], dtype))
 
 
 def _check(op: str, i: int, row: Sequence[Array]) -> None:
@@ -134,13 +172,14 @@ def _listed(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
 
 
-@SOURCE.example("sgd", "sgd_momentum", "rmsprop", "adam", "clip_weights")
+@SOURCE.example("sgd", "sgd_momentum", "rmsprop", "adam", "clip_weights", "moving_average")
 def _example(device: Device) -> None:
     """Parameters of several parts, of one, and of a piece of one."""
     rng = np.random.default_rng(0)
     p, g, m, v = ([device.xp.array(rng.random(n, np.float32)) for n in (PART + 70, 33, PART)] for _ in range(4))
-    sgd(p, g, None, lr=0.1, momentum=0, weight_decay=0.1, first=[True] * 3)
-    sgd(p, g, m, lr=0.1, momentum=0.9, weight_decay=0.1, first=[True, False, False])
+    sgd(p, g, None, lr=0.1, momentum=0, weight_decay=0.1)
+    sgd(p, g, m, lr=0.1, momentum=0.9, weight_decay=0.1)
     rmsprop(p, g, v, lr=0.1, alpha=0.9, eps=1e-8, weight_decay=0)
     adam(p, g, m, v, lr=0.1, beta1=0.5, beta2=0.99, eps=1e-8, weight_decay=0, step=[1, 2, 3])
     clip_weights(p, 0.1)
+    moving_average(p, g, 0.9)

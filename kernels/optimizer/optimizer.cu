@@ -19,8 +19,12 @@
 // be a piece of a larger array.
 //
 // What changes from step to step is read from device memory, too: the learning rate lr[0], and for each
-// parameter its step count or whether this is its first step. A step that was recorded as a CUDA graph is
-// replayed with the arguments of the recording, and the memory behind them is what can change.
+// parameter its step count. A step that was recorded as a CUDA graph is replayed with the arguments of the
+// recording, and the memory behind them is what can change.
+//
+// gate[0] is a number, such as the loss, without which nothing moves: where it is NaN or infinite, all threads
+// return at once. So a graph need not stop half-way for the host to look at the loss. It is read as lr is, by
+// one broadcast load. A null pointer is no gate.
 
 #include "../cuda.cuh"
 
@@ -41,9 +45,13 @@ __device__ __forceinline__ real* array_at(const uint64* table, int parameter) {
   return reinterpret_cast<real*>(table[parameter]);
 }
 
+// Infinity - infinity is NaN, and NaN is not equal to anything.
+__device__ __forceinline__ bool open(const real* gate) { return !gate || gate[0] - gate[0] == real(0); }
+
 // Without momentum: p -= lr (g + decay p).
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-    sgd(const int* parts, const uint64* ps, const uint64* gs, const real* lr, real decay) {
+    sgd(const int* parts, const uint64* ps, const uint64* gs, const real* lr, const real* gate, real decay) {
+  if (!open(gate)) return;
   const Part part = part_of_block(parts);
   real* p = array_at(ps, part.parameter);
   const real* g = array_at(gs, part.parameter);
@@ -51,20 +59,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   for (int i = part.begin + threadIdx.x; i < part.end; i += THREADS) p[i] -= rate * (g[i] + decay * p[i]);
 }
 
-// first[parameter]: whether the buffer has no content yet. It is not even multiplied by 0, which keeps a NaN.
+// b = momentum b + g + decay p; p -= lr b. The buffer begins at 0.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     sgd_momentum(const int* parts, const uint64* ps, const uint64* gs, const uint64* buffers, const real* lr,
-                 const int* first, real momentum, real decay) {
+                 const real* gate, real momentum, real decay) {
+  if (!open(gate)) return;
   const Part part = part_of_block(parts);
   real* p = array_at(ps, part.parameter);
   const real* g = array_at(gs, part.parameter);
   real* buffer = array_at(buffers, part.parameter);
   const real rate = lr[0];
-  const bool is_first = first[part.parameter];
   for (int i = part.begin + threadIdx.x; i < part.end; i += THREADS) {
     const real weight = p[i];
-    real step = g[i] + decay * weight;
-    if (!is_first) step += momentum * buffer[i];
+    const real step = momentum * buffer[i] + (g[i] + decay * weight);
     buffer[i] = step;
     p[i] = weight - rate * step;
   }
@@ -73,7 +80,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 // rest = 1 - alpha, which the host computes in double precision.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     rmsprop(const int* parts, const uint64* ps, const uint64* gs, const uint64* squares, const real* lr,
-            real alpha, real rest, real eps, real decay) {
+            const real* gate, real alpha, real rest, real eps, real decay) {
+  if (!open(gate)) return;
   const Part part = part_of_block(parts);
   real* p = array_at(ps, part.parameter);
   const real* g = array_at(gs, part.parameter);
@@ -90,18 +98,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 
 // 1 - beta^t. In float32 the power of 0.999 is so near to 1 that the difference would lose most of its
 // digits; expm1(x) = e^x - 1 keeps them. log_beta is -infinity for beta = 0.
-__device__ __forceinline__ real bias_correction(real log_beta, int t) { return -expm1(real(t) * log_beta); }
+__device__ __forceinline__ real bias_correction(real log_beta, real t) { return -expm1(t * log_beta); }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     adam(const int* parts, const uint64* ps, const uint64* gs, const uint64* ms, const uint64* vs,
-         const real* lr, const int* steps, real beta1, real rest1, real log_beta1, real beta2, real rest2,
-         real log_beta2, real eps, real decay) {
+         const real* lr, const real* steps, const real* gate, real beta1, real rest1, real log_beta1,
+         real beta2, real rest2, real log_beta2, real eps, real decay) {
+  if (!open(gate)) return;
   const Part part = part_of_block(parts);
   real* p = array_at(ps, part.parameter);
   const real* g = array_at(gs, part.parameter);
   real* m = array_at(ms, part.parameter);
   real* v = array_at(vs, part.parameter);
-  const int t = steps[part.parameter];
+  const real t = steps[part.parameter];
   const real rate = lr[0] / bias_correction(log_beta1, t);
   const real scale = 1 / sqrt(bias_correction(log_beta2, t));
   for (int i = part.begin + threadIdx.x; i < part.end; i += THREADS) {
@@ -117,10 +126,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 
 // The comparisons let a NaN through, as NumPy's clip does; fmin and fmax would make c of it.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-    clip_weights(const int* parts, const uint64* ps, real c) {
+    clip_weights(const int* parts, const uint64* ps, const real* gate, real c) {
+  if (!open(gate)) return;
   const Part part = part_of_block(parts);
   real* p = array_at(ps, part.parameter);
   for (int i = part.begin + threadIdx.x; i < part.end; i += THREADS) {
     p[i] = p[i] < -c ? -c : p[i] > c ? c : p[i];
+  }
+}
+
+// A moving average of the values: average = value + decay (average - value). In this form, equal ones stay
+// equal whatever the rounding.
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+    moving_average(const int* parts, const uint64* averages, const uint64* values, const real* decay,
+                   const real* gate) {
+  if (!open(gate)) return;
+  const Part part = part_of_block(parts);
+  real* average = array_at(averages, part.parameter);
+  const real* value = array_at(values, part.parameter);
+  const real kept = decay[0];
+  for (int i = part.begin + threadIdx.x; i < part.end; i += THREADS) {
+    const real x = value[i];
+    average[i] = x + kept * (average[i] - x);
   }
 }

@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 from ..jit import inner
 from ..loops import loop, part, result
 from ..scratch import scratch
-from .reference import M0, M1, W0, W1, check, floating
+from .reference import M0, M1, W0, W1, Counter, floating, halves
 
 Array = NDArray[Any]
 
@@ -18,15 +18,15 @@ WORD, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 MULTIPLIERS, INCREMENTS = (np.uint64(M0), np.uint64(M1)), (np.uint64(W0), np.uint64(W1))
 
 
-def philox(key: int, counter: int, n: int, out: Array | None = None) -> Array:
+def philox(key: int, counter: Counter, n: int, out: Array | None = None) -> Array:
     """n words, uint32 (n,), of blocks counter, counter + 1, ..., wrapping around at 2^128. 0 <= key < 2^64."""
-    check("philox", key, counter)
+    low, high = halves("philox", key, counter)
     words = result("philox", out, (n,), np.dtype(np.uint32))
-    _philox(n, words, np.uint64(key), np.uint64(counter & (1 << 64) - 1), np.uint64(counter >> 64))
+    _philox(n, words, np.uint64(key), low, high)
     return words
 
 
-def uniform(key: int, counter: int, n: int, dtype: DTypeLike, out: Array | None = None) -> Array:
+def uniform(key: int, counter: Counter, n: int, dtype: DTypeLike, out: Array | None = None) -> Array:
     """n numbers in [0, 1), float32 or float64 (n,), equal on every backend to the last bit."""
     u = result("uniform", out, (n,), floating("uniform", dtype))
     words = u.view(np.uint32)  # as many as are needed: one for a float32, two for a float64
@@ -38,7 +38,7 @@ def uniform(key: int, counter: int, n: int, dtype: DTypeLike, out: Array | None 
     return u
 
 
-def normal(key: int, counter: int, n: int, dtype: DTypeLike, out: Array | None = None) -> Array:
+def normal(key: int, counter: Counter, n: int, dtype: DTypeLike, out: Array | None = None) -> Array:
     """n standard normal numbers, float32 or float64 (n,)."""
     z = result("normal", out, (n,), floating("normal", dtype))
     pairs = z if n % 2 == 0 else scratch("pairs", n + 1, z.dtype)

@@ -1,6 +1,7 @@
 """Random numbers on a device: the streams of reference.py, drawn where they are needed (random.cu).
 
-A draw has no operand that lies on a device, so `out` says which one it is; it must be there.
+The counter is read from device memory: a CUDA graph keeps the numbers that it is recorded with. Where a number is
+given for it, `out`, which must be there, says on which device to draw.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from .. import cuda
 from ..cuda import Array, Device
-from .reference import check, floating
+from .reference import Counter, floating, halves
 
 THREADS = 256
 
@@ -21,17 +22,17 @@ SOURCE = cuda.Source(
 )
 
 
-def philox(key: int, counter: int, n: int, out: Array | None = None) -> Array:
+def philox(key: int, counter: Counter, n: int, out: Array | None = None) -> Array:
     """n words, uint32 (n,), of blocks counter, counter + 1, ..., wrapping around at 2^128. 0 <= key < 2^64."""
     return _draw("philox", key, counter, n, np.dtype(np.uint32), out, {"REAL": "float"})
 
 
-def uniform(key: int, counter: int, n: int, dtype: DTypeLike, out: Array | None = None) -> Array:
+def uniform(key: int, counter: Counter, n: int, dtype: DTypeLike, out: Array | None = None) -> Array:
     """n numbers in [0, 1), float32 or float64 (n,), equal on every backend to the last bit."""
     return _draw("uniform", key, counter, n, floating("uniform", dtype), out, {"REAL": cuda.real(dtype)})
 
 
-def normal(key: int, counter: int, n: int, dtype: DTypeLike, out: Array | None = None) -> Array:
+def normal(key: int, counter: Counter, n: int, dtype: DTypeLike, out: Array | None = None) -> Array:
     """n standard normal numbers, float32 or float64 (n,)."""
     return _draw("normal", key, counter, n, floating("normal", dtype), out, {"REAL": cuda.real(dtype)})
 
@@ -47,16 +48,19 @@ def dropout_mask(u: Array, p: float, dtype: DTypeLike, out: Array | None = None)
 
 
 def _draw(
-    op: str, key: int, counter: int, n: int, dtype: np.dtype[Any], out: Array | None, macros: cuda.Macros
+    op: str, key: int, counter: Counter, n: int, dtype: np.dtype[Any], out: Array | None, macros: cuda.Macros
 ) -> Array:
-    check(op, key, counter)
+    both = halves(op, key, counter)
     if out is None:
-        raise ValueError(f"{op}: pass out=, an array of the device to draw on")
+        if isinstance(counter, int):
+            raise ValueError(f"{op}: pass out=, an array of the device to draw on")
+        out = cuda.device_of(counter).xp.empty(n, dtype)
     if out.shape != (n,) or out.dtype != dtype:
         raise ValueError(f"{op}: writes into {dtype} {(n,)}, not into {out.dtype} {out.shape}")
     if n:
-        state = np.uint64(key), np.uint64(counter & (1 << 64) - 1), np.uint64(counter >> 64)
-        SOURCE.launch(op, _grid(cuda.ceil_div(out.nbytes, 16)), (THREADS,), (*state, n, out), macros)
+        start = cuda.device_of(out).array(both) if isinstance(counter, int) else both
+        args = np.uint64(key), start, n, out
+        SOURCE.launch(op, _grid(cuda.ceil_div(out.nbytes, 16)), (THREADS,), args, macros)
     return out
 
 

@@ -3,7 +3,8 @@
 //
 // A block is a pure function of key and counter (see random/__init__.py), so threads share nothing and the
 // numbers do not depend on how many threads there are, nor on the GPU: thread b of the grid computes block
-// counter + b.
+// counter + b. The counter lies in device memory, low half first: a launch that was recorded in a CUDA graph
+// is repeated with the same arguments, and draws what comes next because the memory behind them has changed.
 //
 //    thread        0            1            2
 //    words         w0 w1 w2 w3  w4 w5 w6 w7  ...
@@ -24,9 +25,9 @@ struct Words {
 };
 
 // The constants are those of random/reference.py.
-__device__ __forceinline__ Words philox_block(uint64 key, uint64 low, uint64 high, int b) {
-  const uint64 start = low + b;
-  high += start < low;  // the low half wrapped around: carry
+__device__ __forceinline__ Words philox_block(uint64 key, const uint64* counter, int b) {
+  const uint64 low = counter[0], start = low + b;
+  const uint64 high = counter[1] + (start < low);  // the low half wrapped around: carry
   uint32 c0 = uint32(start), c1 = uint32(start >> 32), c2 = uint32(high), c3 = uint32(high >> 32);
   uint32 k0 = uint32(key), k1 = uint32(key >> 32);
 #pragma unroll
@@ -77,10 +78,10 @@ __device__ __forceinline__ void store(double* out, int n, int b, const double* u
 
 // words (n,)
 extern "C" __global__ void __launch_bounds__(THREADS)
-    philox(uint64 key, uint64 low, uint64 high, int n, uint32* words) {
+    philox(uint64 key, const uint64* counter, int n, uint32* words) {
   const int b = blockIdx.x * THREADS + threadIdx.x;
   if (b > (n - 1) / 4) return;
-  const Words block = philox_block(key, low, high, b);
+  const Words block = philox_block(key, counter, b);
   const uint32 all[4] = {block.x, block.y, block.z, block.w};
 #pragma unroll
   for (int i = 0; i < 4; i++)
@@ -89,11 +90,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // u (n,)
 extern "C" __global__ void __launch_bounds__(THREADS)
-    uniform(uint64 key, uint64 low, uint64 high, int n, real* u) {
+    uniform(uint64 key, const uint64* counter, int n, real* u) {
   const int b = blockIdx.x * THREADS + threadIdx.x;
   if (b > (n - 1) / IN_BLOCK) return;
   real numbers[IN_BLOCK];
-  uniforms(philox_block(key, low, high, b), numbers);
+  uniforms(philox_block(key, counter, b), numbers);
   store(u, n, b, numbers);
 }
 
@@ -101,11 +102,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // quadrant, and no table of pi's digits, which is what makes sincos slow for large angles, has to be kept in
 // local memory.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    normal(uint64 key, uint64 low, uint64 high, int n, real* z) {
+    normal(uint64 key, const uint64* counter, int n, real* z) {
   const int b = blockIdx.x * THREADS + threadIdx.x;
   if (b > (n - 1) / IN_BLOCK) return;
   real numbers[IN_BLOCK];
-  uniforms(philox_block(key, low, high, b), numbers);
+  uniforms(philox_block(key, counter, b), numbers);
 #pragma unroll
   for (int i = 0; i < IN_BLOCK; i += 2) {
     const real radius = sqrt(-2 * log(1 - numbers[i]));  // 1 - u is in (0, 1]: its logarithm is finite

@@ -8,17 +8,19 @@ from numpy.typing import DTypeLike, NDArray
 from ..scratch import scratch
 
 Array = NDArray[Any]
+Counter = int | Array
+"""0 .. 2^128 - 1; or its low and its high half, uint64 (2,), beside what is drawn: so a recorded draw can go on."""
 
 M0, M1 = 0xD2511F53, 0xCD9E8D57  # the multipliers of the paper
 W0, W1 = 0x9E3779B9, 0xBB67AE85  # key increments: golden ratio, sqrt(3) - 1
 
 
-def philox(key: int, counter: int, n: int, out: Array | None = None) -> Array:
+def philox(key: int, counter: Counter, n: int, out: Array | None = None) -> Array:
     """n words, uint32 (n,), of blocks counter, counter + 1, ..., wrapping around at 2^128. 0 <= key < 2^64."""
-    check("philox", key, counter)
+    low, high = halves("philox", key, counter)
     block = np.arange(-(-n // 4), dtype=np.uint64)
-    low = np.uint64(counter & 0xFFFFFFFFFFFFFFFF) + block
-    high = np.uint64(counter >> 64) + (low < block)  # the sum wrapped around: carry
+    low = low + block
+    high = high + (low < block)  # the sum wrapped around: carry
     word, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     c0, c1, c2, c3 = low & word, low >> half, high & word, high >> half
     for turn in range(10):
@@ -31,7 +33,7 @@ def philox(key: int, counter: int, n: int, out: Array | None = None) -> Array:
     return words
 
 
-def uniform(key: int, counter: int, n: int, dtype: DTypeLike, out: Array | None = None) -> Array:
+def uniform(key: int, counter: Counter, n: int, dtype: DTypeLike, out: Array | None = None) -> Array:
     """n numbers in [0, 1), float32 or float64 (n,), equal on every backend to the last bit."""
     u = np.empty(n, floating("uniform", dtype)) if out is None else out
     if u.dtype == np.float32:
@@ -42,7 +44,7 @@ def uniform(key: int, counter: int, n: int, dtype: DTypeLike, out: Array | None 
     return u
 
 
-def normal(key: int, counter: int, n: int, dtype: DTypeLike, out: Array | None = None) -> Array:
+def normal(key: int, counter: Counter, n: int, dtype: DTypeLike, out: Array | None = None) -> Array:
     """n standard normal numbers, float32 or float64 (n,)."""
     z = np.empty(n, floating("normal", dtype)) if out is None else out
     u, v = uniform(key, counter, n + n % 2, z.dtype).reshape(-1, 2).T
@@ -58,10 +60,16 @@ def dropout_mask(u: Array, p: float, dtype: DTypeLike, out: Array | None = None)
     return np.multiply(mask, mask.dtype.type(1 / (1 - p)), out=mask)
 
 
-def check(op: str, key: int, counter: int) -> None:
-    """ValueError unless 0 <= key < 2^64 and 0 <= counter < 2^128."""
-    if not (0 <= key < 1 << 64 and 0 <= counter < 1 << 128):
-        raise ValueError(f"{op}: key {key} must lie in [0, 2^64) and counter {counter} in [0, 2^128)")
+def halves(op: str, key: int, counter: Counter) -> Array:
+    """The counter's low and high 64 bits, uint64 (2,). ValueError unless 0 <= key < 2^64 and 0 <= counter < 2^128."""
+    number = counter if isinstance(counter, int) else 0
+    if not (0 <= key < 1 << 64 and 0 <= number < 1 << 128):
+        raise ValueError(f"{op}: key {key} must lie in [0, 2^64) and counter {number} in [0, 2^128)")
+    if isinstance(counter, int):
+        return np.array([counter & 0xFFFFFFFFFFFFFFFF, counter >> 64], np.uint64)
+    if counter.shape != (2,) or counter.dtype != np.uint64:
+        raise ValueError(f"{op}: a counter is a number, or uint64 (2,), not {counter.dtype} {counter.shape}")
+    return counter
 
 
 def floating(op: str, dtype: DTypeLike) -> np.dtype[Any]:

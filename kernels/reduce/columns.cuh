@@ -19,20 +19,25 @@ struct Sum {
   }
 };
 
-// What one thread has of x (outer, n, inner), C-contiguous: x[at], x[at + step], ..., `count` elements of one
-// column, for blocks (width, height, depth) of threads on a grid (columns, strips); reduce/reduce.cu draws
-// the mapping.
+#ifndef VECTOR
+#define VECTOR 1
+#endif
+
+// What one thread has of x (outer, n, inner), C-contiguous: `lanes` neighbouring columns, which one access moves,
+// x[at + k step] to x[at + k step + lanes - 1] for k < count. Blocks are (width, height, depth) threads on a grid
+// (columns, strips); reduce/reduce.cu draws the mapping. lanes divides inner.
 struct Column {
   long long at, step;
   int count;         // 0 for threads beyond the edge, which go on to the barriers with the others
   bool inside;       // not beyond the edge
-  int c;             // which of inner, or 0 beyond the edge
+  int c;             // the first of them, of inner; or 0 beyond the edge
   long long result;  // where results of a strip of a column belong, in an array (outer, strips, inner)
 };
 
+template <int lanes>
 __device__ __forceinline__ Column my_column(int outer, int n, int inner, int rows) {
-  int groups = (inner + blockDim.x - 1) / blockDim.x;  // of `width` columns each
-  int c = blockIdx.x % groups * blockDim.x + threadIdx.x;
+  int groups = (inner / lanes + blockDim.x - 1) / blockDim.x;  // of `width` threads each
+  int c = (blockIdx.x % groups * blockDim.x + threadIdx.x) * lanes;
   int o = blockIdx.x / groups * blockDim.z + threadIdx.z;
   int first = blockIdx.y * rows + threadIdx.y, stop = min((uint32)n, (blockIdx.y + 1) * rows);
   bool inside = c < inner && o < outer;
@@ -46,37 +51,82 @@ __device__ __forceinline__ Column my_column(int outer, int n, int inner, int row
   return column;
 }
 
-// Memory answers after hundreds of cycles. A thread therefore asks for AHEAD elements before it uses the
-// first; left to itself, the compiler puts each load behind the store before it. (More than AHEAD would cost
-// registers, and with them threads: hence #pragma unroll 1 before the loops down a column.)
+// `lanes` neighbours: by one access of 16 bytes where they are four floats.
+template <typename T, int lanes>
+__device__ __forceinline__ void load_lanes(T (&v)[lanes], const T* p) {
+  if constexpr (lanes == 4) {
+    float4 q = ld4(p);
+    v[0] = q.x, v[1] = q.y, v[2] = q.z, v[3] = q.w;
+  } else {
+#pragma unroll
+    for (int j = 0; j < lanes; j++) v[j] = p[j];
+  }
+}
+
+template <typename T, int lanes>
+__device__ __forceinline__ void store_lanes(const T (&v)[lanes], T* p) {
+  if constexpr (lanes == 4) {
+    st4(p, make_float4(v[0], v[1], v[2], v[3]));
+  } else {
+#pragma unroll
+    for (int j = 0; j < lanes; j++) p[j] = v[j];
+  }
+}
+
+// Memory answers after hundreds of cycles. A thread therefore asks for AHEAD rows before it uses the first;
+// left to itself, the compiler puts each load behind the store before it. (More would cost registers, and with
+// them threads: hence #pragma unroll 1 before the loops down a column.)
 #define AHEAD 4
 
-template <typename T>
-__device__ __forceinline__ void load_ahead(T (&v)[AHEAD], const T* p, long long step, int left,
-                                           T missing = 0) {
+// Of the next `ahead` rows those that are left, and `missing` in place of others.
+template <typename T, int ahead, int lanes>
+__device__ __forceinline__ void load_ahead(T (&v)[ahead][lanes], const T* p, long long step, int left,
+                                           const T (&missing)[lanes]) {
 #pragma unroll
-  for (int k = 0; k < AHEAD; k++) v[k] = k < left ? p[k * step] : missing;
+  for (int k = 0; k < ahead; k++) {
+#pragma unroll
+    for (int j = 0; j < lanes; j++) v[k][j] = missing[j];
+    if (k < left) load_lanes(v[k], p + k * step);
+  }
 }
 
-template <typename T>
-__device__ __forceinline__ void store_ahead(const T (&v)[AHEAD], T* p, long long step, int left) {
-#pragma unroll
-  for (int k = 0; k < AHEAD; k++)
-    if (k < left) p[k * step] = v[k];
+template <typename T, int ahead, int lanes>
+__device__ __forceinline__ void load_ahead(T (&v)[ahead][lanes], const T* p, long long step, int left) {
+  const T zeros[lanes] = {};
+  load_ahead(v, p, step, left, zeros);
 }
 
-// Sum over threadIdx.y of what threads of equal x and z bring, for each of them; blockDim.y is a power of
-// two, and the block has at most 256 threads. Halves add up pairwise, in an order that is the same in every
-// run.
-__device__ __forceinline__ double column_total(double v) {
-  __shared__ double parts[256];
+template <typename T, int ahead, int lanes>
+__device__ __forceinline__ void store_ahead(const T (&v)[ahead][lanes], T* p, long long step, int left) {
+#pragma unroll
+  for (int k = 0; k < ahead; k++)
+    if (k < left) store_lanes(v[k], p + k * step);
+}
+
+// Of each lane: the sum over threadIdx.y of what threads of equal x and z bring, for each of them; blockDim.y
+// is a power of two, and the block has at most 256 threads. Halves add up pairwise, in an order that is the
+// same in every run; the lanes go together, so that they share the barriers.
+template <int lanes>
+__device__ __forceinline__ void column_totals(double (&v)[lanes]) {
+  __shared__ double parts[lanes][256];
   int stride = blockDim.x, t = (threadIdx.z * blockDim.y + threadIdx.y) * stride + threadIdx.x;
   __syncthreads();  // a total before this one has been read
-  parts[t] = v;
+#pragma unroll
+  for (int j = 0; j < lanes; j++) parts[j][t] = v[j];
   for (int half = blockDim.y / 2; half; half /= 2) {
     __syncthreads();  // the upper half is complete
-    if (threadIdx.y < half) parts[t] += parts[t + half * stride];
+    if (threadIdx.y < half) {
+#pragma unroll
+      for (int j = 0; j < lanes; j++) parts[j][t] += parts[j][t + half * stride];
+    }
   }
   __syncthreads();  // the total is there
-  return parts[t - threadIdx.y * stride];
+#pragma unroll
+  for (int j = 0; j < lanes; j++) v[j] = parts[j][t - threadIdx.y * stride];
+}
+
+__device__ __forceinline__ double column_total(double v) {
+  double of[1] = {v};
+  column_totals(of);
+  return of[0];
 }

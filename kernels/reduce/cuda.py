@@ -3,11 +3,13 @@
 `Tiling` and `column_sums` also serve batch norm and the gradients of biases, whose sums run over all axes but the last.
 """
 
+import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
+from numpy.typing import DTypeLike
 
 from .. import cuda
 from ..cuda import Array
@@ -18,7 +20,8 @@ THREADS = 256
 BLOCKS = 1024  # that are enough to keep a large GPU busy (132 multiprocessors, 8 blocks each)
 EACH = 16  # elements that a thread should have to itself before an axis is cut into strips
 
-VARIANTS = [{"REAL": "float"}, {"REAL": "double"}]
+VARIANTS: list[cuda.Macros] = [{"REAL": "float"}, {"REAL": "double"}]
+LANES: list[cuda.Macros] = [*VARIANTS, {"REAL": "float", "VECTOR": 4}]  # where a thread may have four columns
 SOURCE = cuda.Source(
     "reduce/reduce.cu",
     variants=VARIANTS,
@@ -38,24 +41,40 @@ class Tiling(NamedTuple):
     rows: int
 
     @classmethod
-    def of(cls, outer: int, n: int, inner: int, *, width: int = 32, most: int = BLOCKS) -> "Tiling":
-        """For sizes of 1 at least; `width` columns to a block, `most` strips.
+    @functools.lru_cache(maxsize=1024)
+    def of(cls, outer: int, n: int, inner: int, *, width: int = 32, most: int = BLOCKS, lanes: int = 1) -> "Tiling":
+        """For sizes of 1 at least; `width` threads to a row of a block, each of `lanes` columns; `most` strips.
 
+        A thread with 4 columns has four times as much under way, and half as many blocks keep a GPU busy: at 64
+        registers 512 are on 128 multiprocessors all at once, and fewer strips are left to be added up.
         Nothing here asks which GPU it is: sums are the same, bit by bit, on each.
         """
+        inner //= lanes
         width = min(width, _power_of_two(inner))
         height = min(THREADS // width, _power_of_two(n))
         depth = min(THREADS // (width * height), _power_of_two(outer), 64)  # a block is at most 64 deep
         columns = cuda.ceil_div(inner, width) * cuda.ceil_div(outer, depth)
-        strips = min(cuda.ceil_div(n, EACH * height), cuda.ceil_div(BLOCKS, columns), most)
+        blocks = BLOCKS if lanes == 1 else BLOCKS // 2
+        strips = min(cuda.ceil_div(n, EACH // lanes * height), cuda.ceil_div(blocks, columns), most)
         rows = cuda.ceil_div(n, strips * height) * height
         strips = cuda.ceil_div(n, rows)
         return cls((columns, strips), (width, height, depth), strips, rows)
 
     @classmethod
     def of_strips(cls, outer: int, strips: int, inner: int) -> "Tiling":
-        """For adding up what strips left, in float64: 8 columns are 64 bytes, and there are more blocks."""
-        return cls.of(outer, strips, inner, width=8, most=1)
+        """For adding up what strips left, in float64: 4 columns are a sector of 32 bytes, and there are more blocks."""
+        return cls.of(outer, strips, inner, width=4, most=1)
+
+
+def lanes(C: int, *arrays: Array) -> int:
+    """How many of C channels a thread may move at once: 4 floats where every line of every array is at a multiple of
+    16 bytes, else 1."""
+    return 4 if C % 4 == 0 and arrays[0].dtype == np.float32 and cuda.aligned(*arrays) else 1
+
+
+def macros(dtype: DTypeLike, lanes: int) -> dict[str, Any]:
+    """Those of LANES."""
+    return {"REAL": cuda.real(dtype)} | ({"VECTOR": lanes} if lanes > 1 else {})
 
 
 def _power_of_two(n: int) -> int:

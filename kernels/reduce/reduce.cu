@@ -20,8 +20,9 @@
 //            7 7 7 7 ... 7  | threads
 //            0 0 0 0 ... 0  |
 //
-// In both a warp reads 128 consecutive bytes at a time: 4 sectors of 32 bytes, none of them in vain. The sums
-// of threads that share a column are then added up in shared memory (column_total).
+// In both a warp reads 128 consecutive bytes at a time: 4 sectors of 32 bytes, none of them in vain. (Threads of
+// batch norm and of biases have `lanes` neighbouring columns each: then c counts four channels, and a warp
+// reads 512.) The sums of threads that share a column are then added up in shared memory (column_total).
 //
 // A long axis is cut into strips, so that there are blocks for the whole GPU: blockIdx.y sums `rows`
 // elements, and a second kernel adds up the strips. Atomics would save that kernel, but add in an order that
@@ -34,15 +35,15 @@
 
 template <typename In, typename Out>
 __device__ __forceinline__ void sum_columns(const In* x, Out* y, int outer, int n, int inner, int rows) {
-  Column column = my_column(outer, n, inner, rows);
+  Column column = my_column<1>(outer, n, inner, rows);
   x += column.at;
   Sum<In> sum;
 #pragma unroll 1
   for (int left = column.count; left > 0; left -= AHEAD, x += AHEAD * column.step) {
-    In v[AHEAD];
+    In v[AHEAD][1];
     load_ahead(v, x, column.step, left);
 #pragma unroll
-    for (int k = 0; k < AHEAD; k++) sum.add(v[k]);
+    for (int k = 0; k < AHEAD; k++) sum.add(v[k][0]);
   }
   double total = column_total(sum.value());
   if (column.inside && threadIdx.y == 0) y[column.result] = total;
@@ -87,15 +88,15 @@ __device__ __forceinline__ real column_max(real v) {
 extern "C" __global__ void __launch_bounds__(256)
     logsumexp(const real* __restrict__ x, real* __restrict__ y, int outer, int n, int inner, int rows) {
   const real infinity = 1 / (real)0;
-  Column column = my_column(outer, n, inner, rows);
+  Column column = my_column<1>(outer, n, inner, rows);
   x += column.at;
   long long past = 0;  // where in the column
-  real v[AHEAD], largest = -infinity;
+  real v[AHEAD][1], nothing[1] = {-infinity}, largest = -infinity;
 #pragma unroll 1
   for (int left = column.count; left > 0; left -= AHEAD, past += AHEAD * column.step) {
-    load_ahead(v, x + past, column.step, left, -infinity);
+    load_ahead(v, x + past, column.step, left, nothing);
 #pragma unroll
-    for (int k = 0; k < AHEAD; k++) largest = fmax(largest, v[k]);  // passes over NaN, as exp below does not
+    for (int k = 0; k < AHEAD; k++) largest = fmax(largest, v[k][0]);  // passes over NaN, as exp below does not
   }
   largest = column_max(largest);
   real shift = largest - largest == 0 ? largest : 0;  // inf - inf would be NaN: an infinite maximum stays in
@@ -103,9 +104,9 @@ extern "C" __global__ void __launch_bounds__(256)
   past = 0;
 #pragma unroll 1
   for (int left = column.count; left > 0; left -= AHEAD, past += AHEAD * column.step) {
-    load_ahead(v, x + past, column.step, left, -infinity);  // exp(-infinity) is 0
+    load_ahead(v, x + past, column.step, left, nothing);  // exp(-infinity) is 0
 #pragma unroll
-    for (int k = 0; k < AHEAD; k++) sum.add(exp(v[k] - shift));
+    for (int k = 0; k < AHEAD; k++) sum.add(exp(v[k][0] - shift));
   }
   double total = column_total(sum.value());
   if (column.inside && threadIdx.y == 0) y[column.result] = log((real)total) + shift;  // log(0) is -inf

@@ -9,6 +9,7 @@ All players follow the rules of `two_player`: fakes for D are made without a gra
 batches of their own. Logs are those of `two_player`, unless told otherwise.
 """
 
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from math import log
 
@@ -166,12 +167,13 @@ def conditional_players(
 
 def wrong_labels(labels: Array, classes: int, generator: Generator) -> Array:
     """For each label (N,) one of the others, all alike."""
-    found: Array = kernels.live(_wrong_labels, labels, classes, generator)
+    others = generator.integers(classes - 1, len(labels))
+    found: Array = kernels.early(_wrong_labels, labels, others, classes)
     return found
 
 
-def _wrong_labels(labels: Array, classes: int, generator: Generator) -> Array:
-    found: Array = (labels + 1 + generator.integers(classes - 1, len(labels))) % classes
+def _wrong_labels(labels: Array, others: Array, classes: int) -> Array:
+    found: Array = (labels + 1 + others) % classes
     return found
 
 
@@ -221,12 +223,18 @@ def matching_players(
 
 
 def share_right(logits: Tensor, labels: Array) -> Tensor:
-    """The share of labels (N,) that have the highest of the logits (N, K)."""
-    return Tensor.of(kernels.live(_share_right, logits.array, labels))
+    """The share of labels (N,) that have the highest of the logits (N, K), the first of equal ones."""
+    N, K = logits.shape
+    rows = kernels.reshape(logits.array, (N, 1, K, 1))
+    highest = kernels.max_pool2d_index(rows, (1, K), (1, K), (0, 0)).reshape(N)  # counted over all rows, as `wanted`
+    wanted = kernels.early(_places, labels, K, device=logits.device)
+    right = kernels.cast(kernels.equal(highest, wanted), np.dtype(np.float64))
+    return Tensor.of(kernels.as_array(kernels.divide(kernels.sum(right), N)))
 
 
-def _share_right(logits: Array, labels: Array) -> Array:
-    return np.asarray((kernels.to_host(logits).argmax(1) == labels).mean())
+def _places(labels: Array, classes: int) -> Array:
+    places: Array = np.arange(len(labels)) * classes + kernels.to_host(labels)
+    return places
 
 
 def auxiliary_players(
@@ -248,10 +256,10 @@ def auxiliary_players(
     """
 
     def d_loss(game: Game) -> tuple[Tensor, Found]:
-        x, labels, z = game.images(), game.labels(), game.z()
+        prior_of(game)
+        x, labels, (z, (wanted, *_)) = game.images(), game.labels(), game.codes()
         with no_grad():
             fakes = G(z)
-        wanted = prior_of(game).labels(z.array)
         of_real, of_fake = D(Tensor.of(x)), D(fakes)
         real, fake = of_real[:, :1], of_fake[:, :1]
         reading = cross_entropy(of_real[:, 1:], labels)
@@ -262,17 +270,22 @@ def auxiliary_players(
         return loss, {**outputs_in_short(NON_SATURATING, real, fake), **shares}
 
     def g_loss(game: Game) -> tuple[Tensor, Found]:
-        z = game.z()
+        prior_of(game)
+        z, (wanted, *_) = game.codes()
         of_fake = D(G(z))
         fake = of_fake[:, :1]
-        reading = cross_entropy(of_fake[:, 1:], prior_of(game).labels(z.array))
+        reading = cross_entropy(of_fake[:, 1:], wanted)
         return NON_SATURATING.g(fake) + weight * reading, {"d_fake_after": probability(fake)}
 
     return [Player("d", [D], d_optimizer, d_loss), Player("g", [G], g_optimizer, g_loss)]
 
 
-def information_loss(prior: Latent, codes: Tensor, guess: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def information_loss(
+    prior: Latent, codes: Tensor, guess: Tensor, labels: Sequence[Array] | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """-log Q(c | x), in the mean of the batch, up to a constant, from what D guesses: (N, categories and uniform).
+
+    labels: the values of the codes' categories; None: they are read in the codes.
 
     Of a category Q is a softmax; of a uniform number a normal of deviation 1 around the guess, as the authors' code has
     it. Logs `information`, H(c) - E -log Q(c | x) of the categories, in nats: no more than their entropy, and no more
@@ -281,7 +294,9 @@ def information_loss(prior: Latent, codes: Tensor, guess: Tensor) -> tuple[Tenso
     """
     ends = list(accumulate(prior.categories, initial=0))
     guesses = [guess[:, start:end] for start, end in pairwise(ends)]
-    lost = sum(cross_entropy(of_c, prior.labels(codes.array, which)) for which, of_c in enumerate(guesses))
+    if labels is None:
+        labels = [prior.labels(codes.array, which) for which in range(len(guesses))]
+    lost = sum(cross_entropy(of_c, c) for of_c, c in zip(guesses, labels, strict=True))
     assert isinstance(lost, Tensor)
     found = {"information": sum(map(log, prior.categories)) - lost.detach()}
     if prior.uniform:
@@ -302,19 +317,19 @@ def info_players(
     """
 
     def d_loss(game: Game) -> tuple[Tensor, Found]:
-        x, z = game.images(), game.z()
+        x, (z, labels) = game.images(), game.codes()
         with no_grad():
             fakes = G(z)
         real, of_fake = D(Tensor.of(x))[:, :1], D(fakes)
         fake = of_fake[:, :1]
-        lost, found = information_loss(prior_of(game), z, of_fake[:, 1:])
+        lost, found = information_loss(prior_of(game), z, of_fake[:, 1:], labels)
         return NON_SATURATING.d(real, fake) + weight * lost, {**outputs_in_short(NON_SATURATING, real, fake), **found}
 
     def g_loss(game: Game) -> tuple[Tensor, Found]:
-        z = game.z()
+        z, labels = game.codes()
         of_fake = D(G(z))
         fake = of_fake[:, :1]
-        lost, _ = information_loss(prior_of(game), z, of_fake[:, 1:])
+        lost, _ = information_loss(prior_of(game), z, of_fake[:, 1:], labels)
         return NON_SATURATING.g(fake) + weight * lost, {"d_fake_after": probability(fake)}
 
     return [Player("d", [D], d_optimizer, d_loss), Player("g", [G], g_optimizer, g_loss)]

@@ -2,10 +2,14 @@
 
 A hook is called without arguments; `Player.before` and `Player.after` list them (train.py). What a hook must remember
 to go on exactly, it says in its `state_dict`.
+
+A call does anything, so it interrupts a captured update. Those here are also `KernelHook`s: on a device what they
+compute is recorded with the update, and what is left for the host is done when the kernels have been launched.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from math import inf, sqrt
 from typing import Any
 
@@ -15,11 +19,48 @@ from .. import kernels
 from ..dtypes import FLOATS
 from ..mixing import refuse_mixed_devices
 from ..nn import Module
-from ..optim import Optimizer
+from ..optim import Optimizer, clip_weights
 from ..tensor import Array, Tensor
 
 
-class EMA:
+class KernelHook:
+    """A hook that can be a part of a recorded update on a device: kernels, and what the host does ahead and behind.
+
+    There it does the same, wherever in `before` and `after` it stands: what it counts or sets is done `ahead`, in the
+    order of the hooks and the optimizer's step, and undone by `take_back` if the loss is found not to be finite.
+    """
+
+    def __call__(self) -> object:
+        raise NotImplementedError
+
+    def launches(self) -> bool:
+        """Whether it can be, as it is now."""
+        return True
+
+    def launch(self, gate: Array) -> Array | None:
+        """The kernels of a call, which change nothing that outlasts the update where `gate`, (1,), is not finite.
+
+        What it returns, `conclude` is given in each replay.
+        """
+        return None
+
+    def conclude(self, found: Array | None) -> None:
+        """The rest of a call."""
+
+    def take_back(self) -> None:
+        """In place of `conclude` where the gate was not finite: what was counted ahead was not done. Also passed to
+        `kernels.ahead`, for updates that end by another exception."""
+
+
+def recordable(hook: object) -> bool:
+    """Whether a hook can be recorded. One with a call of its own, whose class inherits the kernels, cannot."""
+    if not isinstance(hook, KernelHook):
+        return False
+    calling = next(vars(kind) for kind in type(hook).__mro__ if "__call__" in vars(kind))
+    return ("launch" in calling or "conclude" in calling) and hook.launches()
+
+
+class EMA(KernelHook):
     """The exponential moving average of a net, for sampling: smoother than any one of its states (Yazici et al. 2019).
 
     Each call moves `self.net`, a copy in eval mode that requires no gradients: average = decay average + (1 - decay)
@@ -38,20 +79,48 @@ class EMA:
         self.trained, self.decay, self.warmup, self.calls = net, decay, warmup, 0
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
         self.net.zero_grad()
-        self._room = Room()
 
     def __call__(self) -> None:
+        self._average(self._advance())
+
+    def _advance(self) -> float:
+        """Counts a call: the decay that it uses."""
         decay = min(self.decay, (1 + self.calls) / (10 + self.calls)) if self.warmup else self.decay
         self.calls += 1
-        for average, tensor in zip(_tensors(self.net), _tensors(self.trained), strict=True):
-            value = tensor.array
-            refuse_mixed_devices("EMA", [average, value])
-            with average.writing() as array:  # one write: whoever is interrupted keeps the old average or the new one
-                if tensor.dtype in FLOATS:  # value + decay (array - value): in this form, equal values stay equal
-                    apart = kernels.subtract(array, value, out=self._room.like(value))
-                    kernels.add(value, kernels.multiply(apart, decay, out=apart), out=array)
+        return decay
+
+    def _average(self, decay: float | Array, gate: Array | None = None) -> None:
+        # One write of each: whoever is interrupted keeps the old average or the new one.
+        with ExitStack() as writing:
+            averages, values = list[Array](), list[Array]()
+            for average, tensor in zip(_tensors(self.net), _tensors(self.trained), strict=True):
+                refuse_mixed_devices("EMA", [average, tensor.array])
+                array = writing.enter_context(average.writing())
+                if tensor.dtype in FLOATS:
+                    averages.append(array)
+                    values.append(tensor.array)
                 else:
-                    array[...] = value
+                    array[...] = tensor.array
+            kernels.moving_average(averages, values, decay, gate)
+
+    def launches(self) -> bool:
+        """Not where a net has tensors of integers, nor numbers of two kinds or none, nor on the CPU."""
+        kinds = {(t.device, t.dtype) for net in (self.net, self.trained) for t in _tensors(net)}
+        return len(kinds) == 1 and all(device != "cpu" and dtype in FLOATS for device, dtype in kinds)
+
+    def launch(self, gate: Array) -> None:
+        kernels.branch(self._settings)
+        self._average(kernels.ahead(self._sent, device=kernels.name_of(gate), back=self.take_back), gate)
+
+    def _settings(self) -> tuple[int, int]:
+        return id(self.net), id(self.trained)
+
+    def _sent(self) -> Array:
+        (dtype,) = {t.dtype for t in _tensors(self.net)}
+        return np.array([self._advance()], dtype)
+
+    def take_back(self) -> None:
+        self.calls -= 1
 
     def state_dict(self) -> dict[str, Any]:
         """The number of calls and the averaged net's own `state_dict`."""
@@ -84,7 +153,7 @@ def _tensors(net: Module) -> Iterable[Tensor]:
     return {id(tensor): tensor for _, tensor in [*net.named_parameters(), *net.named_buffers()]}.values()
 
 
-class LinearDecay:
+class LinearDecay(KernelHook):
     """The learning rate that the optimizer has now, until its update `start`; then in a line to `final` at `steps`.
 
     Both count the optimizer's own updates: a critic's are n_critic times the generator's. The rate depends on
@@ -97,11 +166,21 @@ class LinearDecay:
         if not 0 <= final < inf:
             raise ValueError(f"LinearDecay: final is a learning rate, finite and >= 0, not {final}")
         self.optimizer, self.steps, self.start, self.final = optimizer, steps, start, final
-        self.base_lr = optimizer.lr
+        self.base_lr = self._last = optimizer.lr
 
     def __call__(self) -> None:
         share = min(max((self.optimizer.steps - self.start) / (self.steps - self.start), 0.0), 1.0)
         self.optimizer.lr = (1 - share) * self.base_lr + share * self.final
+
+    def launch(self, gate: Array) -> None:
+        kernels.ahead(self._lower, back=self.take_back)
+
+    def _lower(self) -> None:
+        self._last = self.optimizer.lr
+        self()
+
+    def take_back(self) -> None:
+        self.optimizer.lr = self._last
 
     def state_dict(self) -> dict[str, float]:
         """The first rate; the optimizer saves the rest."""
@@ -112,7 +191,7 @@ class LinearDecay:
         self.base_lr = float(state["base_lr"])
 
 
-class GradientNorm:
+class GradientNorm(KernelHook):
     """`value` is the `gradient_norm` of the last update, 0 before the first. Put it first in `before`: clipping comes
     after it."""
 
@@ -122,19 +201,99 @@ class GradientNorm:
     def __call__(self) -> None:
         self.value = gradient_norm(self.params, self._room)
 
+    def launches(self) -> bool:
+        return len({(p.device, p.dtype) for p in self.params}) == 1
+
+    def launch(self, gate: Array) -> Array | None:
+        gradients = [p.grad for p in self.params if p.grad is not None]
+        return _squares(gradients) if gradients else None
+
+    def conclude(self, found: Array | None) -> None:
+        self.value = 0.0 if found is None else _root(found)
+
+
+class ClipGradients(KernelHook):
+    """`clip_gradients` of a player's parameters, as a hook for `before`."""
+
+    def __init__(self, params: Iterable[Tensor], max_norm: float) -> None:
+        self.params, self.max_norm, self._room = list(params), max_norm, Room()
+
+    def __call__(self) -> None:
+        clip_gradients(self.params, self.max_norm, self._room)
+
+    def launches(self) -> bool:
+        return _together(self.params)
+
+    def launch(self, gate: Array) -> None:
+        kernels.branch(self._setting)
+        gradients = [p.grad for p in self.params if p.grad is not None]
+        if gradients:
+            _clip_there(gradients, _squares(gradients), self.max_norm)
+
+    def _setting(self) -> float:
+        return self.max_norm
+
+
+class ClipWeights(KernelHook):
+    """`clip_weights` of a critic's parameters, as a hook for `after`."""
+
+    def __init__(self, params: Iterable[Tensor], c: float) -> None:
+        self.params, self.c = list(params), c
+
+    def __call__(self) -> None:
+        clip_weights(self.params, self.c)
+
+    def launches(self) -> bool:
+        return _together(self.params)
+
+    def launch(self, gate: Array) -> None:
+        kernels.branch(self._setting)
+        clip_weights(self.params, self.c, gate)
+
+    def _setting(self) -> float:
+        return self.c
+
+
+def _together(params: Iterable[Tensor]) -> bool:
+    """Whether all are on one device, which is none of NumPy's, and of one dtype."""
+    kinds = {(p.device, p.dtype) for p in params}
+    return len(kinds) == 1 and all(device != "cpu" for device, _ in kinds)
+
 
 def gradient_norm(params: Iterable[Tensor], room: Room | None = None) -> float:
     """The Euclidean norm over all gradients together; 0 if there are none, inf where float32 cannot hold a square.
 
     room: for the squares, of who calls this again.
     """
-    gradients, room = [p.grad for p in params if p.grad is not None], room or Room()
-    if not gradients:
-        return 0.0
+    gradients = [p.grad for p in params if p.grad is not None]
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.stack([kernels.sum(kernels.multiply(g, g, out=room.like(g))) for g in gradients])
-        # One transfer from a device, not one for each.
-        return sqrt(kernels.to_host(squares).sum(dtype=np.float64))
+        return _root(_squares(gradients, room or Room())) if gradients else 0.0
+
+
+def _squares(gradients: Sequence[Array], room: Room | None = None) -> Array:
+    """The sum of the squares of each gradient, (n,)."""
+    sums = [kernels.sum(kernels.multiply(g, g, out=room and room.like(g))) for g in gradients]
+    squares: Array = kernels.concatenate([s.reshape(1) for s in sums], 0)
+    return squares
+
+
+def _root(squares: Array) -> float:
+    """The norm. One transfer from a device, not one for each gradient."""
+    return sqrt(kernels.to_host(squares).sum(dtype=np.float64))
+
+
+def _clip_there(gradients: Sequence[Array], squares: Array, max_norm: float) -> Array:
+    """Scales gradients on a device without asking the host: `clip_gradients`. Their norm, a float64."""
+    norm: Array = kernels.sqrt(kernels.sum(kernels.cast(squares, np.dtype(np.float64))))
+    factor = kernels.divide(max_norm, kernels.add(norm, EPSILON))
+    factor = kernels.where(kernels.greater_equal(factor, 1.0), 1.0, factor)  # NaN stays
+    factor = kernels.cast(factor, gradients[0].dtype)
+    for gradient in gradients:
+        kernels.multiply(gradient, factor, out=gradient)
+    return norm
+
+
+EPSILON = 1e-6  # PyTorch's
 
 
 def clip_gradients(params: Iterable[Tensor], max_norm: float, room: Room | None = None) -> float:
@@ -150,10 +309,13 @@ def clip_gradients(params: Iterable[Tensor], max_norm: float, room: Room | None 
     if not max_norm > 0:
         raise ValueError(f"clip_gradients: max_norm must be > 0, not {max_norm}")
     params = list(params)
+    gradients = [p.grad for p in params if p.grad is not None]
+    if gradients and _together(params):
+        return float(_clip_there(gradients, _squares(gradients, room or Room()), max_norm))
     norm = gradient_norm(params, room)
-    factor = max_norm / (norm + 1e-6)  # PyTorch's epsilon
+    factor = max_norm / (norm + EPSILON)
     if not factor >= 1:  # NaN goes here
         with np.errstate(over="ignore", invalid="ignore"):
-            for gradient in (p.grad for p in params if p.grad is not None):
+            for gradient in gradients:
                 gradient *= factor
     return norm

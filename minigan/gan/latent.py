@@ -36,15 +36,21 @@ class Latent:
 
     def draw(self, generator: Generator, count: int, device: str = "cpu", threshold: float | None = None) -> Array:
         """(count, size) float32 on the device. With a threshold the noise is `truncated`."""
+        return self.draw_labelled(generator, count, device, threshold)[0]
+
+    def draw_labelled(
+        self, generator: Generator, count: int, device: str = "cpu", threshold: float | None = None
+    ) -> tuple[Array, list[Array]]:
+        """What `draw` gives, and of each category the values (count,), on the host."""
         shape = (count, self.noise)
         noise = generator.normal(shape, device=device) if threshold is None else truncated(generator, shape, threshold)
-        parts = [kernels.move(noise, device)]
-        for values in self.categories:
-            parts.append(one_hot_rows(generator.integers(values, count), values, device))
+        labels = [generator.integers(values, count) for values in self.categories]
+        rows = [one_hot_rows(of, values, device) for of, values in zip(labels, self.categories, strict=True)]
+        parts = [kernels.move(noise, device), *rows]
         if self.uniform:
             numbers = generator.uniform((count, self.uniform), device=device)
             parts.append(kernels.subtract(kernels.multiply(numbers, 2), np.float32(1)))
-        return parts[0] if len(parts) == 1 else kernels.concatenate(parts, 1)
+        return parts[0] if len(parts) == 1 else kernels.concatenate(parts, 1), labels
 
     def split(self, codes: T) -> tuple[T, list[T], T]:
         """The noise, the categories and the uniform numbers of codes (N, size)."""
@@ -76,12 +82,12 @@ class Latent:
 
 def one_hot_rows(labels: Array, classes: int, device: str) -> Array:
     """float32 (N, classes) on the device, from labels (N,) on the host."""
-    rows: Array = kernels.live(_one_hot, labels, classes, device)
+    rows: Array = kernels.early(_one_hot, labels, classes, device=device)
     return rows
 
 
-def _one_hot(labels: Array, classes: int, device: str) -> Array:
-    return kernels.move(np.eye(classes, dtype=np.float32)[labels], device)
+def _one_hot(labels: Array, classes: int) -> Array:
+    return np.eye(classes, dtype=np.float32)[labels]
 
 
 def _places_of_ones(rows: Array) -> Array:

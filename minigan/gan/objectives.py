@@ -13,7 +13,8 @@ from collections.abc import Callable
 from math import inf
 from typing import Literal, NamedTuple
 
-from ..ops import relu, softplus
+from ..ops import binary_cross_entropy_with_logits as cross_entropy
+from ..ops import mean_difference, relu
 from ..tensor import Tensor
 
 
@@ -39,7 +40,7 @@ class Objective(NamedTuple):
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """E softplus(-D(x)) + E softplus(D(G(z))): the negative log-likelihood of telling real from fake."""
-    return softplus(-real).mean() + softplus(fake).mean()
+    return cross_entropy(real, 1) + cross_entropy(fake, 0)
 
 
 def minimax_generator_loss(fake: Tensor) -> Tensor:
@@ -47,17 +48,17 @@ def minimax_generator_loss(fake: Tensor) -> Tensor:
 
     Its derivative by a logit, -s(l), vanishes where D is sure that the fake is fake: early in training.
     """
-    return -softplus(fake).mean()
+    return -cross_entropy(fake, 0)
 
 
 def non_saturating_generator_loss(fake: Tensor) -> Tensor:
     """-E log s(D(G(z))) = E softplus(-D(G(z))): its derivative, s(l) - 1, is -1 where D is sure."""
-    return softplus(-fake).mean()
+    return cross_entropy(fake, 1)
 
 
 def wasserstein_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
     """E D(G(z)) - E D(x). Over all critics of slope at most 1 its minimum is minus the Wasserstein-1 distance."""
-    return fake.mean() - real.mean()
+    return mean_difference(fake, real)
 
 
 def wasserstein_generator_loss(fake: Tensor) -> Tensor:
@@ -140,8 +141,7 @@ def smoothed(objective: Objective, real_target: float = 0.9) -> Objective:
         )
 
     def d(real: Tensor, fake: Tensor) -> Tensor:
-        likely = real_target * softplus(-real) + (1 - real_target) * softplus(real)
-        return likely.mean() + softplus(fake).mean()
+        return cross_entropy(real, real_target) + cross_entropy(fake, 0)
 
     return objective._replace(name=f"{objective.name}, smoothed", d=d)
 

@@ -12,7 +12,7 @@ from .. import kernels
 from ..autograd import grad, no_grad
 from ..mixing import refuse_mixed_devices
 from ..nn import BatchNorm1d, MinibatchDiscrimination, MinibatchStdDev, ModulatedBatchNorm2d, Module
-from ..ops import relu
+from ..ops import row_squares, slope_penalty
 from ..random import Generator
 from ..tensor import Array, Tensor
 
@@ -48,8 +48,7 @@ def grad_x(D: Critic, x: Array) -> Tensor:
 
 def squares_per_sample(g: Tensor) -> Tensor:
     """The squared Euclidean norm over everything but the first axis: (N, ...) -> (N,)."""
-    flat = g.reshape(len(g), -1)
-    return (flat * flat).sum(axis=1)
+    return row_squares(g)
 
 
 def norm_per_sample(g: Tensor) -> Tensor:
@@ -62,8 +61,8 @@ def interpolates(real: Array, fake: Array, generator: Generator) -> Array:
     if real.shape != fake.shape:
         raise ValueError(f"interpolates: real samples are {real.shape}, but fakes are {fake.shape}; draw equally many")
     refuse_mixed_devices("interpolates", [real, fake])
-    e = _uniform(generator, (len(real), *[1] * (real.ndim - 1)), real)
-    x: Array = kernels.add(kernels.multiply(e, real), kernels.multiply(kernels.subtract(1, e), fake))
+    e = _uniform(generator, (len(real),), real)
+    x: Array = kernels.interpolate(e, real, fake)
     return x
 
 
@@ -112,10 +111,8 @@ def dragan(
 
 
 def _slope_of_1(g: Tensor, weight: float, one_sided: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-    norm = norm_per_sample(g)
-    excess = relu(norm - 1) if one_sided else norm - 1
-    penalty = weight * (excess**2).mean()
-    return penalty, {"penalty": penalty.detach(), "grad_norm": norm.detach().mean()}
+    penalty, mean_norm = slope_penalty(squares_per_sample(g), weight, EPS, one_sided)
+    return penalty, {"penalty": penalty.detach(), "grad_norm": mean_norm}
 
 
 def r1(D: Critic, real: Array, fake: Array, weight: float = 10.0) -> tuple[Tensor, dict[str, Tensor]]:

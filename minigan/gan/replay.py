@@ -5,7 +5,6 @@ from math import prod
 import numpy as np
 
 from .. import kernels
-from ..autograd import no_grad
 from ..creation import zeros
 from ..nn import Module
 from ..random import Generator
@@ -37,25 +36,28 @@ class Replay(Module):
             raise ValueError(
                 f"Replay: fakes must be {dtype} (N, {', '.join(map(str, shape))}), but are {fakes.dtype} {fakes.shape}"
             )
-        self.to(kernels.name_of(fakes))
-        shown: Array = kernels.live(self._exchange, fakes)
+        N, device = len(fakes), kernels.name_of(fakes)
+        self.to(device)
+        places: Array = kernels.ahead(self._places, N, device=device)
+        both = kernels.concatenate([fakes, self.images.array], 0)
+        shown: Array = kernels.take(both, places[:N])
+        with self.images.writing() as images:
+            kernels.take(both, places[N:], out=images)
         return shown
 
-    def _exchange(self, fakes: Array) -> Array:
-        size, N = len(self.images), len(fakes)
-        shown, before = Tensor(fakes), int(self.seen.item())
-        with no_grad():
-            if before < size:
-                self.images[before : before + N] = shown[: size - before]
-            else:
-                half = min(N // 2, size)
-                rows, slots = (self.generator.permutation(n)[:half] for n in (N, size))
-                old = self.images[slots]
-                self.images[slots] = shown[rows]
-                shown[rows] = old
-            with self.seen.writing() as seen:
-                seen += N
-        return shown.array
+    def _places(self, N: int) -> Array:
+        """Where N fakes and the pool, one behind the other, have those that are shown and then those that are kept."""
+        size, before = len(self.images), int(self.seen.item())
+        shown, kept = np.arange(N), np.arange(N, N + size)
+        if before < size:
+            kept[before : before + N] = shown[: size - before]
+        else:
+            half = min(N // 2, size)
+            rows, slots = (self.generator.permutation(n)[:half] for n in (N, size))
+            shown[rows], kept[slots] = kept[slots], shown[rows]
+        with self.seen.writing() as seen:
+            seen += N
+        return np.concatenate([shown, kept])
 
     def options(self) -> str:
         return f"{len(self.images)} of {self.images.shape[1:]}"

@@ -294,7 +294,7 @@ class Run:
             raise RuntimeError(f"the last training in {self.folder.path} ended within a step: go on by Run.resume")
         self._torn = True
         try:
-            with signals_noted() as asked:
+            with signals_noted() as asked, kernels.set_conv_precision(s.precision):
                 train(training.game, training.parts.players, training.steps, [after_step], first, s.capture)
                 if asked:
                     raise Stopped(asked[0])

@@ -9,22 +9,29 @@ is quicker (spectral norm then iterates once, not twice); G's step draws new z a
 Each player's update is captured (minigan/capture.py): its third one rehearses what the second has recorded, and from
 then on it is replayed, to the same bits. What a player's loss computes with arrays is therefore ops, kernels, or a
 function that is called by `kernels.live`; it reads no value back.
+
+On a GPU the update is to be one graph, with nothing for the host to do half-way: the batch and all numbers are sent
+ahead, the optimizer and the hooks are kernels, and whether the loss is finite these see for themselves (their gate).
+The host looks at it afterwards.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from .. import kernels, nn
 from ..autograd import _mode, grad, no_grad
 from ..capture import Captured, CaptureError, MemoryPool
 from ..nn import Module
-from ..ops import sigmoid, where
-from ..optim import Optimizer, clip_weights
+from ..ops import sigmoid
+from ..optim import Optimizer
 from ..random import Generator
 from ..tensor import Array, Tensor
+from .hooks import ClipWeights, KernelHook, recordable
 from .latent import Latent
 from .objectives import Objective
 from .penalties import Penalty, norm_per_sample
@@ -70,9 +77,14 @@ class Game:
 
     def images(self) -> Array:
         """The next batch of real images. `current` is a copy of it, in memory that others like it are written to."""
-        kernels.live(self._make_ready)  # raises what the data raises
-        kernels.branch(self._coming)
-        batch: Array = kernels.live(self._take)
+        kernels.ahead(self._make_ready)  # raises what the data raises
+        *_, place = kernels.branch(self._coming)
+        on_device = place == kernels.checked(self.device) != "cpu"  # not by way of the host
+        batch: Array = kernels.live(self._take) if on_device else kernels.ahead(self._take, device=self.device)
+        kind = batch.shape, str(batch.dtype), self.device
+        if kind not in self._copies:
+            self._copies[kind] = kernels.empty(batch.shape, batch.dtype, self.device)
+        kernels.copy(batch, out=self._copies[kind])  # where recorded steps of other players read it
         if self._took is not None:
             self._took = True
         return batch
@@ -90,24 +102,21 @@ class Game:
     def _make_ready(self) -> None:
         self._fetch()
 
-    def _coming(self) -> tuple[tuple[int, ...], str] | None:
+    def _coming(self) -> Kind | None:
         """What the next batch is like; None: there is none, as who then asks for it will be told."""
         try:
             batch = self._fetch()
         except StopIteration as end:
             self._end = end
             return None
-        return batch.shape, str(batch.dtype)
+        return batch.shape, str(batch.dtype), kernels.name_of(batch)
 
     def _take(self) -> Array:
         assert self._ahead is not None
         (fetched, self._labels), self._ahead = self._ahead, None
-        batch = kernels.move(fetched, self.device)
-        self._last = kind = batch.shape, str(batch.dtype), self.device
-        if kind in self._copies:
-            self._copies[kind][...] = batch  # where recorded steps of other players read it
-        else:
-            self._copies[kind] = batch.copy()
+        self._last = fetched.shape, str(fetched.dtype), self.device
+        on_device = kernels.name_of(fetched) == kernels.checked(self.device)
+        batch: Array = fetched if on_device else kernels.to_host(fetched)
         return batch
 
     @property
@@ -138,7 +147,7 @@ class Game:
         """The labels, int64 (batch_size,), of the last batch. ValueError if the images have none."""
         if self.labels_of_batch is None:
             raise ValueError("these images have no labels, which a conditional GAN needs; train on others (data=)")
-        found: Array = kernels.live(self._labels_of_last)
+        found: Array = kernels.ahead(self._labels_of_last)
         return found
 
     def _labels_of_last(self) -> Array:
@@ -149,8 +158,13 @@ class Game:
 
     def z(self) -> Tensor:
         """A batch of new codes: (batch_size, prior.size)."""
+        return self.codes()[0]
+
+    def codes(self) -> tuple[Tensor, list[Array]]:
+        """New codes, as `z` gives them, and of each of their categories the values (batch_size,), on the host."""
         prior = Latent(self.prior) if isinstance(self.prior, int) else self.prior
-        return Tensor.of(prior.draw(self.latent, self.batch_size, self.device))
+        codes, labels = prior.draw_labelled(self.latent, self.batch_size, self.device)
+        return Tensor.of(codes), labels
 
 
 @dataclass
@@ -158,9 +172,10 @@ class Player:
     """Who is updated (`nets`, by `optimizer`), to minimise what, how many times a step, and what happens around each.
 
     loss(game) returns the number to minimise and what to log. The hooks in `before` are called when the gradients are
-    there and the weights have not moved; those in `after` when they have (hooks.py has some of both). Hooks are called
-    at each update, replayed or not, and may do anything. Gradients, as all that a replay makes, are written over by the
-    next update: what a hook keeps, it copies.
+    there and the weights have not moved; those in `after` when they have (hooks.py has some). A hook may do anything,
+    and what it does is done at each update, replayed or not. Gradients, as all that a replay makes, are written over by
+    the next update: what a hook keeps, it copies. On a device hooks end the update's graph, and are called, but for
+    those of hooks.py: where there are no others, their kernels are in the graph, too (`KernelHook`).
     """
 
     name: str
@@ -232,7 +247,8 @@ class _Turn:
         """What may be changed between two updates, and is not looked at again in a replay."""
         game, player = self.game, self.player
         shared = game.latent, game.prior, game.batch_size, game.device
-        return player.loss, player.optimizer, *shared, *[p.requires_grad for p in self.own]
+        hooks = () if game.device == "cpu" else (tuple(player.before), tuple(player.after))  # where they are recorded
+        return player.loss, player.optimizer, *shared, hooks, *[p.requires_grad for p in self.own]
 
     def update(self) -> Found:
         """One of them; what is to be logged. See `train`."""
@@ -243,10 +259,17 @@ class _Turn:
                 raise ValueError(
                     f"the loss of {self.player.name} is {loss.shape}, not one number; take its mean or its sum"
                 )
-            kernels.live(self._check, loss.array)
+            on_device = kernels.listening() and kernels.name_of(loss.array) != "cpu"
+            if not on_device:
+                kernels.live(self._check, loss.array)
             self.player.optimizer.zero_grad()
             loss.backward()
-        kernels.live(self._move, [p.grad for p in self.player.optimizer.params])
+        if on_device and self._launches():
+            self._launch(loss.array)
+        else:
+            if on_device:
+                kernels.live(self._check, loss.array)  # not in the middle of the kernels
+            kernels.live(self._move, [p.grad for p in self.player.optimizer.params])
         self.player.optimizer.zero_grad()  # the other players' turns want the memory
         return {f"{self.player.name}_loss": loss.detach(), **found}
 
@@ -269,6 +292,36 @@ class _Turn:
             hook()
         player.optimizer.zero_grad()
 
+    def _launches(self) -> bool:
+        """Whether all that follows the gradients can be recorded."""
+        player = self.player
+        return player.optimizer.launches() and all(map(recordable, (*player.before, *player.after)))
+
+    def _hooks(self) -> tuple[list[KernelHook], list[KernelHook]]:
+        """Those before and those after the optimizer's step, where all can be recorded."""
+        return cast(list[KernelHook], [*self.player.before]), cast(list[KernelHook], [*self.player.after])
+
+    def _launch(self, loss: Array) -> None:
+        """`_check` and `_move`, recorded."""
+        gate, (before, after) = loss.reshape(1), self._hooks()
+        found = [hook.launch(gate) for hook in before]
+        self.player.optimizer.launch(gate)
+        found += [hook.launch(gate) for hook in after]
+        kernels.live(self._conclude, loss, found)
+
+    def _conclude(self, loss: Array, found: Sequence[Array | None]) -> None:
+        """What is left to the host when the kernels have been launched."""
+        before, after = self._hooks()
+        try:
+            self._check(loss)
+        except NotFiniteError:
+            counting: list[KernelHook | Optimizer] = [*before, self.player.optimizer, *after]
+            for part in reversed(counting):
+                part.take_back()
+            raise
+        for hook, array in zip((*before, *after), found, strict=True):
+            hook.conclude(array)
+
 
 def train(
     game: Game,
@@ -284,11 +337,12 @@ def train(
     gradients are dropped.
 
     capture: from each player's third update on, what its loss does and the gradients are replayed, to the same bits,
-    so its Python is not run; hooks and callbacks are. What these change of weights, optimizers and data is seen, and
-    so are the fields of the game and the players, `train()` and `eval()`, and which weights are frozen: of what an
-    update has not met before, the next one is recorded. What they change of the nets' layers is not seen, and a number
-    that a loss reads, such as a penalty's weight, stays what it was when it was recorded: keep it in a tensor, or read
-    it through `minigan.live`. False runs each update as it is, to watch or to debug it; so does `detect_anomaly()`.
+    so its Python is not run. Callbacks are run, and hooks, but on a device those of hooks.py are replayed, too. What
+    they change of weights, optimizers and data is seen, and so are the fields of the game and the players, `train()`
+    and `eval()`, and which weights are frozen: of what an update has not met before, the next one is recorded. What
+    they change of the nets' layers is not seen, and a number that a loss reads, such as a penalty's weight, stays what
+    it was when it was recorded: keep it in a tensor, or read it through `minigan.live`. False runs each update as it
+    is, to watch or to debug it; so does `detect_anomaly()`.
 
     NotFiniteError, before its player is updated by it, if a loss is NaN or infinite. CaptureError, which names the
     line, if an update cannot be replayed.
@@ -354,7 +408,7 @@ def two_player(
             found["clip_share"] = share_at(weights, clip)
         return objective.g(fake, D(Tensor.of(game.current))) if objective.needs_real else objective.g(fake), found
 
-    after: list[Hook] = [] if clip is None else [lambda: clip_weights(weights, clip)]
+    after: list[Hook] = [] if clip is None else [ClipWeights(weights, clip)]
     return [Player("d", [D], d_optimizer, d_loss, d_updates, after), Player("g", [G], g_optimizer, g_loss)]
 
 
@@ -400,7 +454,7 @@ def share_at(weights: Iterable[Tensor], c: float) -> Tensor:
     """The share of all weights that lie at -c or c. Near 1: the critic has become a sum of signs."""
     weights = list(weights)
     with no_grad():
-        counts = [where(abs(w) >= c, 1.0, 0.0).sum() for w in weights]
+        counts = [(abs(w) >= c).astype(np.float32).sum() for w in weights]
         return sum(counts[1:], counts[0]) / sum(w.size for w in weights)
 
 

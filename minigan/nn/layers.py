@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops
+from .. import kernels, ops
 from ..creation import ones, zeros
-from ..ops.conv import Pair, pair, refuse
-from ..tensor import Tensor
+from ..ops.conv import Pair, conv2d_statistics, conv_transpose2d_statistics, pair, refuse
+from ..ops.norm import Statistics
+from ..tensor import Tensor, values_of
 from . import init
 from .module import Module, Parameter
 
@@ -36,9 +37,10 @@ class Linear(Module):
 
     def forward(self, x: Any, slope: float = 1.0, weight: Tensor | None = None) -> Tensor:
         w = self.weight if weight is None else weight
-        if self.bias is None or slope == 1:
+        if slope == 1:
             return ops.linear(x, w, self.bias)
-        return ops.bias_act(ops.linear(x, w), self.bias, slope)
+        y = ops.linear(x, w)
+        return ops.leaky_relu(y, slope) if self.bias is None else ops.bias_act(y, self.bias, slope)
 
 
 class Conv2d(Module):
@@ -64,9 +66,11 @@ class Conv2d(Module):
 
     def forward(self, x: Any, slope: float = 1.0, weight: Tensor | None = None) -> Tensor:
         w = self.weight if weight is None else weight
-        if self.bias is None or slope == 1:
-            return ops.conv2d(x, w, self.bias, self.stride, self.padding)
-        return ops.bias_act(ops.conv2d(x, w, None, self.stride, self.padding), self.bias, slope)
+        return ops.conv2d(x, w, self.bias, self.stride, self.padding, slope=slope)
+
+    def with_statistics(self, x: Any) -> tuple[Tensor, Statistics]:
+        """What it gives without its bias, and mean and variance of the channels, which a batch norm behind it wants."""
+        return conv2d_statistics(x, self.weight, self.stride, self.padding)
 
     def options(self) -> str:
         return f"stride {self.stride}, padding {self.padding}"
@@ -100,10 +104,12 @@ class ConvTranspose2d(Module):
         self.bias = _uniform((c_out,), bound) if bias else None
 
     def forward(self, x: Any, slope: float = 1.0, weight: Tensor | None = None) -> Tensor:
-        w, options = self.weight if weight is None else weight, (self.stride, self.padding, self.output_padding)
-        if self.bias is None or slope == 1:
-            return ops.conv_transpose2d(x, w, self.bias, *options)
-        return ops.bias_act(ops.conv_transpose2d(x, w, None, *options), self.bias, slope)
+        w = self.weight if weight is None else weight
+        return ops.conv_transpose2d(x, w, self.bias, self.stride, self.padding, self.output_padding, slope=slope)
+
+    def with_statistics(self, x: Any) -> tuple[Tensor, Statistics]:
+        """As that of Conv2d."""
+        return conv_transpose2d_statistics(x, self.weight, self.stride, self.padding, self.output_padding)
 
     def options(self) -> str:
         return f"stride {self.stride}, padding {self.padding}"
@@ -120,7 +126,7 @@ class BatchNorm1d(Module):
         self.beta = Parameter(np.zeros(channels, np.float32))
         self.running_mean, self.running_var = zeros(channels), ones(channels)
 
-    def forward(self, x: Tensor, slope: float = 1.0) -> Tensor:
+    def forward(self, x: Tensor, slope: float = 1.0, statistics: Statistics | None = None) -> Tensor:
         if x.ndim != self.axes:
             raise ValueError(f"{type(self).__name__}: x must have {self.axes} axes, channels last, but is {x.shape}")
         return ops.batch_norm(
@@ -133,6 +139,7 @@ class BatchNorm1d(Module):
             self.momentum,
             self.eps,
             slope,
+            statistics,
         )
 
 
@@ -320,7 +327,8 @@ class Sequential(Module):
     """One module after the other; children are named 0, 1, 2 ...
 
     A batch norm or a bias does the work of the ReLU or leaky ReLU behind it in its own pass over memory. The output is
-    the same to the bit.
+    the same to the bit. On a device a convolution without a bias computes the statistics of the batch norm behind it,
+    too: with other roundings.
     """
 
     def __init__(self, *layers: Module) -> None:
@@ -344,12 +352,14 @@ class Sequential(Module):
         y: Tensor = x
         layers, i = self.layers, 0
         while i < len(layers):
-            if _fuse(*layers[i : i + 2]):
-                y = layers[i].forward(y, layers[i + 1].slope)  # type: ignore[attr-defined]
-                i += 2
-            else:
-                y = layers[i](y)
+            options: dict[str, Any] = {}
+            if _measures(y, *layers[i : i + 2]):
+                y, options["statistics"] = layers[i].with_statistics(y)  # type: ignore[attr-defined]
                 i += 1
+            if _fuse(*layers[i : i + 2]):
+                options["slope"] = layers[i + 1].slope  # type: ignore[attr-defined]
+            y = layers[i].forward(y, **options) if options else layers[i](y)
+            i += 2 if "slope" in options else 1
         return y
 
 
@@ -361,3 +371,12 @@ def _fuse(layer: Any, following: Any = None) -> bool:
         return False
     patched = "forward" in vars(layer) or "forward" in vars(following)
     return vars(layer).get("bias", True) is not None and not patched  # batch norm always has one
+
+
+def _measures(x: Any, layer: Any, following: Any = None) -> bool:
+    """Whether `layer`, given x, computes the statistics of the batch norm behind it; no subclass, nothing patched."""
+    if type(layer) not in (Conv2d, ConvTranspose2d) or type(following) is not BatchNorm2d:
+        return False
+    on_device = kernels.name_of(array := values_of(x)) != "cpu" and array.size > 0  # of nothing there is no mean
+    patched = "forward" in vars(layer) or "forward" in vars(following)
+    return on_device and layer.bias is None and not patched and following.is_training()

@@ -59,15 +59,19 @@ class BiasAct(Function):
         self.slope = slope
 
     def forward(self, x: Array, b: Array) -> Array:
-        self.channels = b.shape
         return kernels.bias_act(x, b, self.slope)
 
     def backward(self, g: Tensor) -> tuple[Tensor | None, ...]:
-        y = self.output.detach()
-        if is_recording() or not self.needs[1]:
-            gx = LeakyReluBackward(self.slope)(g, y)
-            return gx, sum_to(gx, self.channels) if self.needs[1] else None
-        return tuple(map(Tensor.of, kernels.bias_act_backward(g.array, y.array, self.slope)))
+        return bias_act_gradients(g, self.output.detach(), self.slope, self.needs[1])
+
+
+def bias_act_gradients(g: Tensor, y: Tensor, slope: float, of_bias: bool) -> tuple[Tensor, Tensor | None]:
+    """Those with respect to x and b of y = leaky_relu(x + b, slope), which is a constant here; b's if it is wanted."""
+    if is_recording() or not of_bias:
+        gx = LeakyReluBackward(slope)(g, y)
+        return gx, sum_to(gx, y.shape[-1:]) if of_bias else None
+    gx, gb = map(Tensor.of, kernels.bias_act_backward(g.array, y.array, slope))
+    return gx, gb
 
 
 class Elu(Function):

@@ -15,6 +15,9 @@ from ..tensor import Array, Tensor
 from .activation import leaky_relu
 from .reduce import mean
 
+Statistics = tuple[Array, Array]
+"""Mean and biased variance of each channel."""
+
 
 def standardize(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     """(x - mean) / sqrt(var + eps) over the axes, var divided by N."""
@@ -25,21 +28,23 @@ def standardize(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
 class BatchNorm(Function):
     """gamma * (x - mean) / sqrt(var + eps) + beta, over all axes but the last, with the batch's own statistics.
 
-    What is not positive is multiplied by `slope`: the activation behind it.
+    What is not positive is multiplied by `slope`: the activation behind it. `statistics` are those of x, for which its
+    gradient accounts, whoever computed them.
     """
 
     saves_inputs = True
 
-    def __init__(self, eps: float, slope: float = 1.0) -> None:
-        self.eps, self.slope = eps, slope
+    def __init__(self, eps: float, slope: float = 1.0, statistics: Statistics | None = None) -> None:
+        self.eps, self.slope, self.statistics = eps, slope, statistics
 
     def definition(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         z = standardize(x, tuple(range(x.ndim - 1)), self.eps) * gamma + beta
         return z if self.slope == 1 else leaky_relu(z, self.slope)
 
     def forward(self, x: Array, gamma: Array, beta: Array) -> Array:
-        self.mean, self.var = kernels.batch_norm_statistics(x)
-        self.kept = (self.mean, kernels.power(kernels.add(self.var, x.dtype.type(self.eps)), -0.5))
+        statistics: Statistics = self.statistics or kernels.batch_norm_statistics(x)
+        self.mean, self.var = statistics
+        self.kept = (self.mean, kernels.batch_norm_rstd(self.var, self.eps))
         return kernels.batch_norm_apply(x, *self.kept, gamma, beta, self.slope)
 
     def backward(self, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -48,11 +53,6 @@ class BatchNorm(Function):
             return rederive(self.definition, (x, gamma, beta), g, self.needs)
         arrays = g.array, x.array, *self.kept, gamma.array, beta.array
         return tuple(map(Tensor.of, kernels.batch_norm_backward(*arrays, self.slope)))
-
-
-def move_towards(array: Array, target: Array, share: float) -> None:
-    """array += share * (target - array), in kernels."""
-    kernels.add(array, kernels.multiply(kernels.subtract(target, array), share), out=array)
 
 
 def batch_norm(
@@ -65,11 +65,13 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     slope: float = 1.0,
+    statistics: Statistics | None = None,
 ) -> Tensor:
     """x (..., C), gamma and beta (C,) -> (..., C) (Ioffe & Szegedy 2015); then leaky_relu of that slope, 0 for a ReLU.
 
     Training: the statistics of this batch, over all axes but the last; the running ones move towards them by
     `momentum` (the running variance is the unbiased one, divided by N - 1). Otherwise: the running statistics.
+    statistics: mean and biased variance (C,) of this batch, arrays, from what has computed them with x.
     """
     x, gamma, beta = as_tensors("batch_norm", [x, gamma, beta])
     if x.ndim < 2 or gamma.shape != x.shape[-1:] or beta.shape != x.shape[-1:]:
@@ -80,6 +82,12 @@ def batch_norm(
     for statistic in (running_mean, running_var):
         if statistic is not None and statistic.shape != gamma.shape:
             raise ValueError(f"batch_norm: running statistics must be {gamma.shape} like gamma, not {statistic.shape}")
+    for array in statistics or ():
+        if array.shape != gamma.shape or array.dtype != x.dtype:
+            raise ValueError(
+                f"batch_norm: statistics must be {x.dtype} {gamma.shape}, mean and variance of x, "
+                f"not {array.dtype} {array.shape}"
+            )
     if (running_mean is None) != (running_var is None):
         raise ValueError("batch_norm: running_mean and running_var are given both or neither")
     if not training:
@@ -91,12 +99,11 @@ def batch_norm(
     count = x.size // x.shape[-1] if x.size else 0
     if count < 2:
         raise ValueError(f"batch_norm: training needs at least 2 values a channel, but x {x.shape} has {count}")
-    node = BatchNorm(eps, slope)
+    node = BatchNorm(eps, slope, statistics)
     result = node(x, gamma, beta)
     if running_mean is not None and running_var is not None:
         with running_mean.writing() as m, running_var.writing() as v:
-            move_towards(m, node.mean, momentum)
-            move_towards(v, kernels.multiply(node.var, count / (count - 1)), momentum)
+            kernels.batch_norm_running(m, v, node.mean, node.var, momentum, count / (count - 1), out=(m, v))
     return result
 
 

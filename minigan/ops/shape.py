@@ -259,7 +259,8 @@ def flip(x: Any, axis: int | tuple[int, ...]) -> Tensor:
 
 def embedding(indices: Any, weight: Tensor) -> Tensor:
     """The rows of weight (V, D) at integer indices (...): (..., D)."""
-    return getitem(weight, kernels.live(_rows, values_of(indices), len(weight)))
+    device = kernels.name_of(values_of(weight))
+    return getitem(weight, kernels.early(_rows, values_of(indices), len(weight), device=device))
 
 
 def _rows(indices: Any, count: int) -> Array:

@@ -16,7 +16,8 @@ from ...nn import Module, Sequential
 from ...optim import Adam, Optimizer
 from ...options import option
 from ...random import Generator
-from ...tensor import Tensor
+from ...tensor import Array, Tensor
+from ..hooks import KernelHook
 from ..models import dcgan_discriminator, dcgan_generator
 from ..train import Found, Game, Player
 from . import gan, recipe
@@ -42,14 +43,40 @@ class Balance(Module):
     def __init__(self, gamma: float, rate: float) -> None:
         self.gamma, self.rate, self.k = gamma, rate, zeros(1)
 
-    def update(self, real: float, fake: float) -> None:
-        """k + rate (gamma real - fake), within [0, 1], for the two errors of a step."""
+    def update(self, real: Array | float, fake: Array | float, gate: Array | None = None) -> None:
+        """k + rate (gamma real - fake), within [0, 1], for the two errors of a step, where k is.
+
+        Where the gate, (1,), is not finite, k stays.
+        """
         with self.k.writing() as k:
-            k[...] = min(max(float(k[0]) + self.rate * (self.gamma * real - fake), 0.0), 1.0)
+            numbers = [kernels.as_array(kernels.beside(number, k)) for number in (real, fake, k)]
+            real, fake, old = (kernels.cast(number, np.dtype(np.float64)) for number in numbers)
+            step = kernels.multiply(kernels.subtract(kernels.multiply(real, self.gamma), fake), self.rate)
+            new = kernels.clip(kernels.add(old, step), 0.0, 1.0)
+            if gate is not None:
+                new = kernels.where(kernels.equal(kernels.subtract(gate, gate), 0), new, old)  # inf - inf is NaN
+            kernels.cast(new, k.dtype, out=k)
 
     def measure(self, real: Tensor, fake: Tensor) -> Tensor:
         """M = real + |gamma real - fake|, which falls as a training converges."""
         return real + abs(self.gamma * real - fake)
+
+
+class Control(KernelHook):
+    """Moves k by the errors of a step, (), when G has learned."""
+
+    def __init__(self, balance: Balance, real: Tensor, fake: Tensor) -> None:
+        self.balance, self.real, self.fake = balance, real, fake
+
+    def __call__(self) -> None:
+        self.balance.update(self.real.array, self.fake.array)
+
+    def launch(self, gate: Array) -> None:
+        kernels.branch(self._settings)
+        self.balance.update(self.real.array, self.fake.array, gate)
+
+    def _settings(self) -> tuple[float, float]:
+        return self.balance.gamma, self.balance.rate
 
 
 def error(D: Module, x: Tensor) -> Tensor:
@@ -79,14 +106,16 @@ def began_players(
 ) -> list[Player]:
     """D, then G, then k moves. shape: of an image, (H, W, C). ValueError if D is no autoencoder.
 
+    The balance is to be where the nets are: k is read and moved there, and seen by the host in logs and checkpoints.
+
     Logs k, of this step, and `measure`.
     """
     check_autoencoder(D, shape)
-    real_error, fake_error = zeros(()), zeros(())  # of this step
+    real_error, fake_error = (zeros((), device=balance.k.device) for _ in range(2))  # of this step
 
     def note(error: Tensor, place: Tensor) -> None:
         with place.writing() as number:
-            kernels.copy(error.detach().to("cpu").array, out=number)
+            kernels.copy(error.array, out=number)
 
     def d_loss(game: Game) -> tuple[Tensor, Found]:
         with no_grad():
@@ -100,8 +129,8 @@ def began_players(
         note(fake, fake_error)
         return fake, {"measure": balance.measure(real_error, fake_error)}
 
-    moved = [lambda: balance.update(real_error.item(), fake_error.item())]
-    return [Player("d", [D], d_optimizer, d_loss), Player("g", [G], g_optimizer, g_loss, after=moved)]
+    control = Control(balance, real_error, fake_error)
+    return [Player("d", [D], d_optimizer, d_loss), Player("g", [G], g_optimizer, g_loss, after=[control])]
 
 
 def build(s: Settings, channels: int) -> recipe.Parts:
@@ -113,7 +142,7 @@ def build(s: Settings, channels: int) -> recipe.Parts:
         *dcgan_generator(size, channels, s.width, s.latent, init),
     ).to(s.device)
     g_optimizer, d_optimizer = (Adam(net.parameters(), s.lr, (s.beta1, s.beta2)) for net in (G, D))
-    balance = Balance(s.gamma, s.lambda_k)
+    balance = Balance(s.gamma, s.lambda_k).to(s.device)
     players = began_players(G, D, g_optimizer, d_optimizer, balance, (size, size, channels))
     return recipe.Parts({"G": G, "D": D}, players, {}, {"balance": balance})
 

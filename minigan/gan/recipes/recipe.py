@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ...kernels.conv2d.precision import PRECISIONS
 from ...kernels.device import NAMES as DEVICES
 from ...nn import Module, Sequential
-from ...optim import Optimizer
 from ...options import OptionError, option, parse
 from ...random import Generator
-from ..hooks import EMA, GradientNorm, LinearDecay, Room, clip_gradients
+from ..hooks import EMA, ClipGradients, GradientNorm, LinearDecay
 from ..latent import Latent
 from ..models import BASES, dcgan_discriminator, dcgan_generator
 from ..train import Player
@@ -36,6 +36,7 @@ class Settings:
         "images: a folder of IDX files or pictures, .npy, .npz, drawn, or triangles (none: $MINIGAN_DATA, or MNIST)",
     )
     device: str = option("cpu", "cuda: a GPU; emulator: its kernels on the CPU, slowly", choices=DEVICES)
+    precision: str = option("tf32", "of a GPU's convolutions: tf32, bf16, or fp32 in full", choices=PRECISIONS)
     sample_every: int = option(100, "steps from sample picture to sample picture", above=0)
     checkpoint_seconds: float = option(30.0, "time between checkpoints; 0: after every step", at_least=0)
     keep: int = option(3, "checkpoints that are kept, beside the one of the lowest FID", above=0)
@@ -56,7 +57,7 @@ FREE = frozenset(
     | {"sample_every", "checkpoint_seconds", "keep", "evaluate_every", "metrics", "capture"}
 )
 """Settings that may change when a run goes on: what a step computes does not depend on them, but for the last bits on
-another device."""
+another device (and what `precision` rounds off there)."""
 
 
 class Parts(NamedTuple):
@@ -126,18 +127,13 @@ def add_hooks(s: Settings, parts: Parts, steps: int) -> Hooks:
         if G in player.nets:
             player.before = [*player.before, gradient]  # before it is clipped
         if s.clip_norm is not None:
-            player.before = [*player.before, _clipping(player.optimizer, s.clip_norm)]
+            player.before = [*player.before, ClipGradients(player.optimizer.params, s.clip_norm)]
         if s.lr_schedule == "linear":
             updates = sum(player.updates(step) for step in range(1, steps + 1))
             player.after = [*player.after, LinearDecay(player.optimizer, updates)]
         if average is not None and G in player.nets:
             player.after = [*player.after, average]
     return Hooks(average, gradient)
-
-
-def _clipping(optimizer: Optimizer, max_norm: float) -> Callable[[], object]:
-    room = Room()
-    return lambda: clip_gradients(optimizer.params, max_norm, room)
 
 
 def images_of_steps(s: Settings, players: Sequence[Player], images: int) -> list[int]:
