@@ -182,21 +182,31 @@ def main(words: Sequence[str] | None = None) -> int:
 
 # ---- tables ------------------------------------------------------------------------------------------------------
 
+COLUMNS = {  # of the kernels' table: title -> figure and its form
+    "ours ms": ("ours_ms", ".4f"),
+    "fp32 ms": ("ours_fp32_ms", ".4f"),
+    "bf16 ms": ("ours_bf16_ms", ".4f"),
+    "host ms": ("host_ms", ".3f"),
+    "GFLOP/s": ("gflops", ".0f"),
+    "GB/s": ("gbps", ".0f"),
+    "% fp32": ("percent_of_roof", ".0f"),
+    "% tf32": ("percent_of_tf32_roof", ".0f"),
+    "tf32": ("ratio_tf32", ".2f"),
+    "fp32": ("ratio_fp32", ".2f"),
+    "error": ("error", ".0e"),
+    "of tf32": ("error_tf32", ".0e"),
+}
+
 
 def tables(records: Mapping[str, Record]) -> str:
-    """Kernels, PyTorch's beside them where the stage cudnn ran, and training steps."""
+    """Kernels, PyTorch's beside them where the stage cudnn ran, and training steps, ours and PyTorch's in tf32 last."""
     lines = []
     kernels = records.get("cudnn", {}).get("rows") or records.get("kernels", {}).get("rows") or []
     if kernels:
-        titles = ("ours ms", "host ms", "GFLOP/s", "GB/s", "% roof", "fp32", "tf32", "error")
-        lines += ["", f"{'PyTorch time / ours in fp32, in tf32':<52}" + "".join(f"{title:>10}" for title in titles)]
+        lines += ["", f"{'PyTorch time / ours: in tf32, in fp32':<56}" + "".join(f"{title:>9}" for title in COLUMNS)]
     for row in kernels:
-        forms = {
-            "ours_ms": ".4f", "host_ms": ".3f", "gflops": ".0f", "gbps": ".0f", "percent_of_roof": ".0f",
-            "ratio_fp32": ".2f", "ratio_tf32": ".2f", "error": ".0e",
-        }  # fmt: skip
-        cells = (f"{'-' if row[key] is None else format(row[key], form):>10}" for key, form in forms.items())
-        lines.append(f"{row['name']:<52}{''.join(cells)}")
+        cells = (f"{'-' if row[key] is None else format(row[key], form):>9}" for key, form in COLUMNS.values())
+        lines.append(f"{row['name']:<56}{''.join(cells)}")
     steps = [row for name, record in records.items() if name.startswith("steps-") for row in record.get("rows", [])]
     if steps:
         lines += ["", f"{'a training step':<38}{'':<34}{'ms':>9}{'unread ms':>11}{'images/s':>11}"]
@@ -207,7 +217,25 @@ def tables(records: Mapping[str, Record]) -> str:
         else:
             unread = format(row["unread_ms"], ".3f") if "unread_ms" in row else "-"
             lines.append(f"{start}{row['ms']:>9.3f}{unread:>11}{row['images_per_s']:>11.0f}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *side_by_side(steps)])
+
+
+def side_by_side(steps: Sequence[Record]) -> list[str]:
+    """How many times as fast ours is, captured, as PyTorch as it stands and as its best graph, all in tf32."""
+    times: dict[str, dict[str, float]] = {}
+    for row in steps:
+        if "ms" in row and row["contender"].endswith("tf32"):
+            times.setdefault(row["row"], {})[row["contender"]] = row["ms"]
+    lines = []
+    for name, ms in times.items():
+        ours, cells = ms.get("ours tf32"), []
+        for kinds in (("eager",), ("graph", "compiled")):
+            theirs = [each for contender, each in ms.items() if contender.startswith(kinds)]
+            cells.append(f"{min(theirs) / ours:.2f}" if ours and theirs else "-")
+        if cells != ["-", "-"]:
+            lines.append(f"{name:<38}{cells[0]:>16}{cells[1]:>22}")
+    title = f"{'PyTorch time / ours in tf32':<38}{'eager (goal 2)':>16}{'best graph (goal 1)':>22}"
+    return ["", title, *lines] if lines else []
 
 
 def interrupt(*_: object) -> None:

@@ -4,12 +4,10 @@ What compute-sanitizer is to watch. Each array has memory of its own, so that wh
 CuPy's pool would cut many arrays from one piece.
 """
 
-import importlib
 import json
 import sys
-from pathlib import Path
 
-from minigan.kernels import connect, cuda, synchronize
+from minigan.kernels import connect, cuda, set_conv_precision, synchronize
 
 
 def main(name: str) -> None:
@@ -17,13 +15,15 @@ def main(name: str) -> None:
     device = connect(name)
     if name == "cuda":
         device.xp.cuda.set_allocator(None)
-    for file in sorted(cuda.KERNELS_FOLDER.glob("*/cuda.py")):
-        importlib.import_module(f"minigan.kernels.{file.parent.name}.cuda")
-    for source in cuda.SOURCES:
-        for example in dict.fromkeys(source.examples.values()):
-            example(device)
+    for source in cuda.sources():
+        # In another precision the examples of conv2d/conv2d.cu would find their way to tensor cores; those of the
+        # tensor cores' own kernels do anyway.
+        with set_conv_precision("fp32"):
+            for example in dict.fromkeys(source.examples.values()):
+                example(device)
         synchronize()
-        print(json.dumps({"file": Path(source.file).name, "kernels": list(source.examples)}), flush=True)
+        file = source.file.relative_to(cuda.KERNELS_FOLDER).as_posix()
+        print(json.dumps({"file": file, "kernels": list(source.examples)}), flush=True)
 
 
 if __name__ == "__main__":

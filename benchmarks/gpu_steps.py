@@ -1,8 +1,8 @@
 """Times whole training steps on a GPU, of one contender: python gpu_steps.py ours|eager|graph|compiled cuda|emulator
 
-ours: as the examples train, and as they do under capture=False. eager: PyTorch as written in torch_steps.py. graph: its
-whole step captured as one CUDA graph, which is as little work for the host as there can be. compiled: its nets by
-torch.compile, and that as a graph.
+ours: as the examples train, in each precision of convolutions, and as they do under capture=False. eager: PyTorch as
+written in torch_steps.py. graph: its whole step captured as one CUDA graph, which is as little work for the host as
+there can be. compiled: its nets by torch.compile, and that as a graph.
 Prints a line of JSON for each row and variant. Every step's losses are read, as a training's log has them; PyTorch's
 "unread_ms" is without: the host may run ahead.
 """
@@ -17,10 +17,12 @@ from itertools import product
 from statistics import median
 from typing import Any
 
-from step_rows import ROWS, Row
+from step_rows import LARGE_ROWS, ROWS, Row
 
+SMALL = "28px gan step w32 b64"
 NAMES = (
-    "28px gan step w32 b64",
+    *LARGE_ROWS,  # first, should the time run out
+    SMALL,
     "28px gan step w64 b64",
     "64px gan step w64 b64",
     "28px wgan-gp critic step w32 b64",
@@ -39,8 +41,8 @@ def main() -> None:
     parser.add_argument("device", choices=("cuda", "emulator"))
     args = parser.parse_args()
     small = args.device == "emulator"
-    small_rows = {"28px gan step w1 b2": replace(ROWS[NAMES[0]], width=1, batch=2)}
-    for name, row in (small_rows if small else {name: ROWS[name] for name in NAMES}).items():
+    small_rows = {"28px gan step w8 b2": replace(ROWS[SMALL], width=8, batch=2)}
+    for name, row in (small_rows if small else {name: (LARGE_ROWS | ROWS)[name] for name in NAMES}).items():
         for variant, start in contenders[args.contender](row, args.device):
             line: dict[str, Any] = {"row": name, "contender": variant}
             try:
@@ -76,9 +78,12 @@ def ours(row: Row, device: str) -> Variants:
 
     from minigan import kernels
 
-    for name, capture in (("ours", True), ("ours, not captured", False)):
-        step = Ours(row, device, capture=capture).step
-        yield name, partial(dict, ms=step, wait=kernels.synchronize)
+    def start(precision: str, capture: bool) -> dict[str, Step]:
+        kernels.set_conv_precision(precision)  # until the next variant starts
+        return {"ms": Ours(row, device, capture=capture).step, "wait": kernels.synchronize}
+
+    for precision, capture in (("tf32", True), ("fp32", True), ("bf16", True), ("tf32", False)):
+        yield f"ours {precision}{'' if capture else ', not captured'}", partial(start, precision, capture)
 
 
 # ---- PyTorch -----------------------------------------------------------------------------------------------------

@@ -50,3 +50,8 @@ ROWS = {
     "28px wgan-gp critic step w32 b64": Row(**WGAN_GP, size=28, width=32),
     "toy wgan-gp critic step": Row("wgan-gp", batch=256, lr=3e-3, betas=(0.5, 0.9), penalty=0.1),
 }
+LARGE_ROWS = {
+    "64px gan step w64 b128": Row("gan", 64, 64, 128),
+    "64px wgan-gp critic step w64 b128": Row(**WGAN_GP, size=64, width=64, batch=128),
+}
+"""For a GPU, which smaller batches leave idle; of benchmarks/gpu_steps.py only."""
