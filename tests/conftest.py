@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cubins
 import hypothesis
 import pytest
 
@@ -21,6 +22,13 @@ with contextlib.suppress(ImportError):
 # deadline: the first call of a kernel compiles it. derandomize: a run is the same everywhere.
 hypothesis.settings.register_profile("minigan", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("minigan")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """In a run of all tests CUDA kernels are compiled beside those that come before theirs."""
+    names = {item.path.name for item in session.items}
+    if {"test_autograd.py", "test_cuda_compile.py"} <= names and not session.config.option.collectonly:
+        cubins.begin()
 
 
 @pytest.fixture(autouse=True)

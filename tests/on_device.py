@@ -21,6 +21,9 @@ only_emulated = pytest.mark.skipif(DEVICE != "emulator", reason="looks into the 
 WAYS: list[dict[str, Any]] = [{"order": "forward"}, {"order": "reverse"}, {"order": "random", "check": True}]
 """How the emulator runs threads; in check mode a race raises although the result may be right."""
 
+CHECKED: list[dict[str, Any]] = [{"order": "reverse", "check": True}, WAYS[-1]]
+"""Two orders in check mode: another mode would have to be compiled, too."""
+
 
 @contextmanager
 def run(way: dict[str, Any]) -> Iterator[None]:

@@ -8,8 +8,6 @@ import pytest
 
 from minigan.kernels import cuda, nvrtc
 
-ARCHITECTURES = (75, 80, 90, 100)  # Turing, Ampere, Hopper, Blackwell
-
 try:
     KNOWN = nvrtc.architectures()
 except nvrtc.CompilerNotFound as missing:
@@ -20,7 +18,7 @@ CASES = [
     pytest.param(name, number, arch, id=f"{name}-{'-'.join(map(str, variant.values()))}-{arch}")
     for name, source in SOURCES.items()
     for number, variant in enumerate(source.variants)
-    for arch in ARCHITECTURES
+    for arch in cubins.ARCHITECTURES
     if source.minimum <= arch and arch in KNOWN
 ]
 SMALL = (

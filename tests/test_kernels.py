@@ -232,7 +232,7 @@ def test_refused_arrays() -> None:
 
 def test_a_refused_update_is_refused_again_and_writes_nothing() -> None:
     one = np.ones(4, np.float32)
-    options = {"lr": 1.0, "momentum": 0.5, "weight_decay": 0.0, "first": [False, False]}
+    options = {"lr": 1.0, "momentum": 0.5, "weight_decay": 0.0}
     refused = r"^sgd: writes into a C-contiguous float32 \(4,\), not a "
     with kernels.use("cpu"):
         columns = np.ones((4, 2), np.float32)
