@@ -25,10 +25,11 @@ hypothesis.settings.load_profile("minigan")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """In a run of all tests CUDA kernels are compiled beside those that come before theirs."""
+    """In a run of all tests CUDA kernels are compiled, and their mutants tried, beside the tests before theirs."""
     names = {item.path.name for item in session.items}
     if {"test_autograd.py", "test_cuda_compile.py"} <= names and not session.config.option.collectonly:
         cubins.begin()
+        importlib.import_module("cuda_mutants").begin()
 
 
 @pytest.fixture(autouse=True)

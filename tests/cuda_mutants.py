@@ -2,18 +2,24 @@
 
     python tests/cuda_mutants.py reduce/reduce.cu
 
-prints one JSON line for each mutant of that file: how it was caught, or "" for a survivor. The text is compiled once
-with all mutants in it; the environment variable MUTANT selects one at run time. Each runs in a forked process of its
-own, in check mode, on the examples of the .cu file and on the calls of kernel_cases.py for its rows of the table; those
-of tensor cores on convolutions of their own.
+prints one JSON line for each mutant of that file: how it was caught, or "" for a survivor; without a file, of all. The
+text is compiled once with all mutants in it; the environment variable MUTANT selects one at run time. Each runs in a
+forked process of its own, in check mode, on the examples of the .cu file and on the calls of kernel_cases.py for its
+rows of the table; those of tensor cores on convolutions of their own. A run of all tests begins with that at once,
+beside the tests that come before (`begin`).
 """
 
+import atexit
 import json
 import os
 import re
 import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -24,6 +30,8 @@ from minigan import kernels
 from minigan.kernels import KERNELS, Geometry, cuda, emulator
 from minigan.kernels.device import connect
 
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 LIMIT = 5  # seconds of computing for a mutant: without its guard a loop may not end
 NOTICED = {
     signal.SIGVTALRM: "did not end",
@@ -323,5 +331,43 @@ def main(file: str) -> None:
         print(json.dumps({**site._asdict(), "caught": in_a_fork(lambda: trial(source, tried))}), flush=True)
 
 
+_process: subprocess.Popen[bytes] | None = None
+_folder = tempfile.TemporaryDirectory(prefix="mutants-")
+
+
+def every_file() -> list[str]:
+    """All .cu files, relative to the folder kernels/."""
+    return [source.file.relative_to(cuda.KERNELS_FOLDER).as_posix() for source in cuda.sources()]
+
+
+def begin() -> None:
+    """Starts to try the mutants of all files, if kernels can be emulated here."""
+    global _process
+    if emulator.available():
+        with Path(_folder.name, "found").open("wb") as output:
+            _process = subprocess.Popen([sys.executable, __file__], env=ENVIRONMENT, cwd=ROOT, stdout=output)
+        atexit.register(_process.kill)
+
+
+def mutants(file: str) -> list[dict[str, Any]]:
+    """Of one file."""
+    command = [sys.executable, __file__, file]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def mutants_of_all_files() -> list[dict[str, Any]]:
+    """Those that `begin` has begun with; else all of them, on all cores."""
+    if _process is not None and _process.wait() == 0:
+        return [json.loads(line) for line in Path(_folder.name, "found").read_text().splitlines()]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return [mutant for of_file in threads.map(mutants, every_file()) for mutant in of_file]
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) > 1:
+        main(sys.argv[1])
+    else:
+        for name in every_file():
+            subprocess.run([sys.executable, __file__, name], check=True)  # mutants stay in what a process has compiled

@@ -1,21 +1,9 @@
 """The tests of the CUDA kernels notice every barrier that is missing, short wait, and guard that does not guard."""
 
-import json
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
-
-from cuda_mutants import instrument
+from cuda_mutants import instrument, mutants, mutants_of_all_files
 from on_device import needs_device, only_emulated
 
-from minigan.kernels import cuda
-
 pytestmark = [needs_device, only_emulated]
-
-ROOT = Path(__file__).parent.parent
 
 TERMS = "min(terms, first + chunk)"
 PIVOT = "min(count, AHEAD * (int)blockDim.y)"
@@ -28,19 +16,9 @@ SURVIVORS = {
 """(file, text, in place of it) of the mutants that nobody can notice, and why."""
 
 
-def mutants(file: str) -> list[dict[str, Any]]:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    command = [sys.executable, "tests/cuda_mutants.py", file]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 def test_every_mutant_is_caught() -> None:
     """A mutant of the shared text is caught if one of the files that use it notices."""
-    files = [source.file.relative_to(cuda.KERNELS_FOLDER).as_posix() for source in cuda.sources()]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        found = [mutant for of_file in threads.map(mutants, files) for mutant in of_file]
+    found = mutants_of_all_files()
     sites = {tuple(m[key] for key in ("file", "line", "kind", "text", "instead")) for m in found}
     caught = {tuple(m[key] for key in ("file", "line", "kind", "text", "instead")) for m in found if m["caught"]}
     kinds = [kind for _, _, kind, _, _ in sites]
