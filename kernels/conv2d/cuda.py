@@ -144,7 +144,7 @@ def _tiled(op: str, first: Array, second: Array, out: Array, sizes: Any, product
     args = [first, second, parts, sizes, chunk]
     SOURCE.launch(f"{op}_tiled", (*grid, product.phases * splits), (tile.threads,), args, tile.macros)
     if splits > 1:
-        add_splits(parts, out, tile)
+        add_splits(parts, out)
 
 
 def _result(

@@ -8,7 +8,7 @@ import numpy as np
 from .. import cuda
 from ..activation.cuda import bias_act
 from ..cuda import Array, Device, ceil_div, device_of
-from ..linear.cuda import WIDE, add_splits
+from ..linear.cuda import add_splits
 from ..linear.cuda_tensor import (
     LARGE,
     MINIMUM,
@@ -112,7 +112,7 @@ def run(
     launch = (*grid, product.phases * splits), (tile.threads,), args, tile.macros(conv_precision())
     SOURCE.launch(f"{op}_mma", *launch, shared=tile.shared)
     if not whole:
-        add_splits(parts, out, WIDE)
+        add_splits(parts, out)
         if bias is not None:
             bias_act(out, bias, slope, out)
     return moments

@@ -68,10 +68,10 @@ def split(blocks: int, terms: int, tile: Tile) -> tuple[int, int]:
     return max(1, ceil_div(terms, chunk)), chunk
 
 
-def add_splits(parts: Array, out: Array, tile: Tile) -> None:
+def add_splits(parts: Array, out: Array) -> None:
     """out[...] = the sum of parts (splits, ...), in order."""
     grid = (ceil_div(out.size, 256),)
-    SOURCE.launch("add_splits", grid, (256,), [parts, out, len(parts), out.size], tile.macros)
+    SOURCE.launch("add_splits", grid, (256,), [parts, out, len(parts), out.size], WIDE.macros)
 
 
 def check_sizes(op: str, arrays: Sequence[Array]) -> None:
@@ -155,7 +155,7 @@ def _tiled(a: Array, b: Array, y: Array, batch: tuple[int, ...]) -> None:
     args = [left.memory, right.memory, parts, *y.shape, K, *left[1:], *right[1:], chunk]
     SOURCE.launch("matmul_tiled", (*grid, splits), (tile.threads,), args, tile.macros)
     if splits > 1:
-        add_splits(parts, y, tile)
+        add_splits(parts, y)
 
 
 @NAIVE.example("matmul_naive")

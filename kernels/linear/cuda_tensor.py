@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import cuda
 from ..cuda import Array, Device, ceil_div, contiguous, device_of
-from .cuda import WIDE, add_splits, check_sizes
+from .cuda import add_splits, check_sizes
 
 MINIMUM = 80
 """The oldest architecture that can do tf32, bf16 and cp.async: Ampere, 2020."""
@@ -115,7 +115,7 @@ def matmul(kernel: str, a: Array, b: Array, y: Array, precision: str) -> bool:
     args, macros = [a, b, parts, I, J, terms, chunk], tile.macros(precision)
     SOURCE.launch(kernel, (*grid, splits), (tile.threads,), args, macros, shared=tile.shared)
     if splits > 1:
-        add_splits(parts, y, WIDE)
+        add_splits(parts, y)
     return True
 
 
